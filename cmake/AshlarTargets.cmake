@@ -19,7 +19,7 @@
 #       ThreadSanitizer, too. <name> is global: prefix it with the room, e.g. common_wire_test.
 #
 #   ashlar_fuzzer(<name> SOURCES <.c...> [DEPS <targets...>] CORPUS <folder>)
-#       SOURCES define LLVMFuzzerTestOneInput. With ASHLAR_FUZZ a libFuzzer program; otherwise a
+#       SOURCES declare and define LLVMFuzzerTestOneInput. With ASHLAR_FUZZ a libFuzzer program; otherwise a
 #       program that replays every corpus file and fixed mutations of it (cmake/fuzz_replay.c).
 #       Either way ctest runs the corpus, label fuzz.
 #
@@ -133,8 +133,6 @@ function(ashlar_fuzzer name)
     cmake_path(ABSOLUTE_PATH arg_CORPUS BASE_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
     add_executable(${name} ${arg_SOURCES})
     target_link_libraries(${name} PRIVATE ashlar_flags)
-    # LLVMFuzzerTestOneInput has no header that declares it.
-    target_compile_options(${name} PRIVATE -Wno-missing-prototypes)
     if(ASHLAR_FUZZ)
         target_link_options(${name} PRIVATE -fsanitize=fuzzer)
         set(command ${name} -runs=0 "${arg_CORPUS}")

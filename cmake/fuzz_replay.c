@@ -52,7 +52,8 @@ static void run_variants(uint8_t *data, size_t size)
     for (int i = 0; size > 0 && i < CHANGES_MAX; i++) {
         size_t at = (size_t)(rng_next() % size);
         uint8_t old = data[at];
-        data[at] = (i & 1) ? (uint8_t)rng_next() : (uint8_t)(old ^ (1u << (rng_next() % 8)));
+        uint8_t flip = (uint8_t)(1u << (rng_next() % 8));
+        data[at] = (uint8_t)((i & 1) ? rng_next() : old ^ (uint64_t)flip);
         run_copy(data, size);
         /* Every eighth change stays, so that later inputs carry several. */
         if ((i & 7) != 7)
@@ -99,7 +100,8 @@ static int replay_path(const char *path)
         if (entries[i]->d_name[0] != '.')
             rc = len < (int)sizeof(child) ? replay_path(child) : -ENAMETOOLONG;
         free(entries[i]);
-        files = (files < 0 || rc < 0) ? (files < 0 ? files : rc) : files + rc;
+        if (files >= 0)
+            files = rc < 0 ? rc : files + rc;
     }
     free(entries);
     return files;
