@@ -8,7 +8,7 @@ from .tree import PRODUCT, room_of
 _INCLUDE = re.compile(r"^[ \t]*#[ \t]*include[ \t]*([<\"])([^>\"\n]+)[>\"]", re.M)
 
 _SERVER = r"server/(store|replica|gateway|control|daemon)/"
-_MAP = r"server/control/map[^/]*\.h$"
+_MAP = r"server/control/(map[^/]*|bridge)\.h$"
 # What a room may include besides itself and common/.
 MAY_INCLUDE = {
     "common": (),
