@@ -24,17 +24,29 @@ struct config_item {
 };
 
 #define CONFIG_ERROR_MAX 256
+#define CONFIG_ITEMS_MAX 256
+/* Writes every default into target; required items become empty or 0. -EINVAL: a default does not parse (a bug). */
 int config_defaults(const struct config_item *items, size_t count, void *target);
 /* Unknown sections and keys are errors, unless the section is listed in ignore_sections (NULL-terminated, may be NULL).
- * on_list is called for keys that end in "[]", may be NULL (repeated entries such as voter[] = ...). */
+ * on_list is called for keys that end in "[]", may be NULL (repeated entries such as voter[] = ...);
+ * it returns 0, -ENOENT (no such list) or another -errno (bad value). Any other key given twice is an error. */
 int config_read_file(const char *path, const struct config_item *items, size_t count, void *target,
                      const char *const *ignore_sections,
                      int (*on_list)(void *arg, const char *section, const char *key, const char *value), void *list_arg,
                      char error[CONFIG_ERROR_MAX]);
+/* The same from an open stream (FILE *); name stands for FILE in errors. A line has at most CONFIG_LINE_MAX bytes. */
+#define CONFIG_LINE_MAX 190
+int config_read_stream(void *stream, const char *name, const struct config_item *items, size_t count, void *target,
+                       const char *const *ignore_sections,
+                       int (*on_list)(void *arg, const char *section, const char *key, const char *value),
+                       void *list_arg, char error[CONFIG_ERROR_MAX]);
+/* After file and flags: -EINVAL if a required item (default NULL) is still empty or 0. */
+int config_check_required(const struct config_item *items, size_t count, const void *target,
+                          char error[CONFIG_ERROR_MAX]);
 int config_set(const struct config_item *items, size_t count, void *target, const char *assignment /* section.key=value */,
                char error[CONFIG_ERROR_MAX]);
 int config_parse_bytes(const char *text, uint64_t *ret_bytes); /* "64", "4k", "10G", "1.5T" (powers of 1024) */
-int config_parse_ms(const char *text, uint64_t *ret_ms);
+int config_parse_ms(const char *text, uint64_t *ret_ms); /* "250ms", "1.5s", "10min", "1h"; without unit: ms */
 void config_print_help(const struct config_item *items, size_t count, void *stream /* FILE* */);
 
 #endif
