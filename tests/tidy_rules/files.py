@@ -69,11 +69,13 @@ def check_whitespace(tree):
         text = tree.text(path)
         if text and not text.endswith("\n"):
             yield path, text.count("\n") + 1, "no newline at the end of the file"
-        for number, line in enumerate(text.split("\n"), 1):
-            if line != line.rstrip():
-                yield path, number, "blanks at the end of the line"
-            if "\t" in line and tree.kind(path) in ("c", "h", "py", "cmake"):
-                yield path, number, "a tab"
+        lines = text.split("\n")
+        blanks = [n for n, line in enumerate(lines, 1) if line != line.rstrip()]
+        tabs = [n for n, line in enumerate(lines, 1) if "\t" in line]
+        if blanks:
+            yield path, blanks[0], f"blanks at the end of {len(blanks)} lines"
+        if tabs and tree.kind(path) in ("c", "h", "py", "cmake"):
+            yield path, tabs[0], f"tabs in {len(tabs)} lines"
 
 
 def check_readme(tree):

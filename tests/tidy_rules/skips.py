@@ -20,7 +20,8 @@ def _sites(tree):
         lines = tree.text(path).split("\n")
         for number, line in enumerate(lines, 1):
             if _SITE[tree.kind(path)].search(line) and not line.lstrip().startswith(("#", "*", "/*")):
-                yield path, number, lines[max(number - 3, 0):number + 2]
+                around = lines[max(number - 3, 0):number + 2]
+                yield path, number, [text for text in around if "SPDX-" not in text]
 
 
 def check(tree):
