@@ -77,8 +77,9 @@ function(ashlar_shared_library name)
         VERSION ${PROJECT_VERSION}
         SOVERSION ${PROJECT_VERSION_MAJOR}
         LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib")
-    # Symbols of the static libraries inside are not ours to export.
-    target_link_options(${name} PRIVATE -Wl,--no-undefined)
+    if(NOT ashlar_sanitize)
+        target_link_options(${name} PRIVATE -Wl,--no-undefined)
+    endif()
     target_link_libraries(${name} PRIVATE ashlar_flags)
     ashlar_link_later(${name} PRIVATE ${arg_DEPS})
     install(TARGETS ${name} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
@@ -136,6 +137,9 @@ function(ashlar_fuzzer name)
     if(ASHLAR_FUZZ)
         target_link_options(${name} PRIVATE -fsanitize=fuzzer)
         set(command ${name} -runs=0 "${arg_CORPUS}")
+        # For tests/run --long, which fuzzes each of them for a while.
+        file(GENERATE OUTPUT "${CMAKE_BINARY_DIR}/fuzzers/${name}"
+            CONTENT "$<TARGET_FILE:${name}> ${arg_CORPUS}\n")
     else()
         target_sources(${name} PRIVATE "${PROJECT_SOURCE_DIR}/cmake/fuzz_replay.c")
         set(command ${name} "${arg_CORPUS}")
