@@ -92,7 +92,9 @@ function(ashlar_executable name)
     cmake_parse_arguments(PARSE_ARGV 1 arg "" "INSTALL" "SOURCES;DEPS")
     ashlar_check_arguments(ashlar_executable ${name})
     add_executable(${name} ${arg_SOURCES})
-    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin")
+    set_target_properties(${name} PROPERTIES
+        RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin"
+        INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}")
     target_link_libraries(${name} PRIVATE ashlar_flags)
     ashlar_link_later(${name} PRIVATE ${arg_DEPS})
     if(arg_INSTALL STREQUAL "bindir")
@@ -111,6 +113,7 @@ function(ashlar_plugin name)
     add_library(${target} MODULE ${arg_SOURCES})
     set_target_properties(${target} PROPERTIES
         PREFIX "" OUTPUT_NAME "nbdkit-${name}-plugin"
+        INSTALL_RPATH "$ORIGIN/../.."
         LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib")
     target_link_libraries(${target} PRIVATE ashlar_flags)
     ashlar_link_later(${target} PRIVATE ${arg_DEPS} dep::nbdkit)
