@@ -422,6 +422,7 @@ int config_read_stream(void *stream, const char *name, const struct config_item 
         .list_arg = list_arg,
         .error = error,
     };
+    ini_stop_on_first_error = true;
     int first_bad = ini_parse_stream(read_line, &reader, handle_entry, &reader);
     if (reader.rc == 0 && first_bad > 0) {
         reader.line = first_bad;
