@@ -3,7 +3,8 @@
  *
  * Concept: aligned reads and writes of a fixed span of bytes, and a flush that makes completed writes durable.
  * Threading: the data thread's. Errors: -EIO, -ENOSPC (sparse file on a full host), ... in the callback.
- * Ownership: drive_io is embedded by the caller and, with its buffer, borrowed until cb; cb never runs inside submit.
+ * Ownership: drive_io is embedded by the caller (zero-initialise before first use) and, with its buffer, borrowed until
+ *   cb; cb never runs inside submit.
  */
 #ifndef ASHLAR_SERVER_STORE_DRIVE_H
 #define ASHLAR_SERVER_STORE_DRIVE_H
@@ -29,6 +30,7 @@ struct drive_io {
     uint64_t submitted_ns;
     void *impl;
     struct drive_io *next;
+    uint32_t done, retries; /* real side: bytes transferred so far, attempts that made none */
 };
 
 struct drive;
@@ -39,7 +41,7 @@ struct drive_ops {
 struct drive {
     const struct drive_ops *ops;
     uint64_t bytes;         /* read-only: size */
-    uint64_t prewritten;    /* read-only: bytes from the start that are written extents (device: all) */
+    uint64_t prewritten;    /* bytes from the start that are written extents; device: all; file: 0, raised by the store */
     bool volatile_cache;    /* read-only: a flush is needed for durability */
     bool is_file;           /* regular file: prewriting is worth it */
 };
