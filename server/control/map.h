@@ -32,10 +32,10 @@ enum map_stop { MAP_STOP_CLEAN = 0, MAP_STOP_SAME_BOOT = 1, MAP_STOP_REBOOTED = 
 
 struct map_node {
     uint32_t id;
-    bool up;            /* registered and not declared down */
-    bool store_failed;  /* its drive failed: holds nothing usable until it registers again */
-    bool out;           /* down for longer than out_after: its shards get replacements */
-    uint8_t stop;       /* enum map_stop of the latest registration (R1) */
+    bool up;           /* registered and not declared down */
+    bool store_failed; /* its drive failed: holds nothing usable until it registers again */
+    bool out;          /* down for longer than out_after: its shards get replacements */
+    uint8_t stop;      /* enum map_stop of the latest registration (R1) */
     uint64_t incarnation;
     uint8_t store_uuid[16];
     uint64_t capacity_bytes;
@@ -49,6 +49,10 @@ enum map_member_flags {
     MAP_MEMBER_IN_SYNC = 1u << 0,  /* has every acknowledged write */
     MAP_MEMBER_ELIGIBLE = 1u << 1, /* was in_sync in the last active epoch: may be elected when all are lost (R18) */
     MAP_MEMBER_LEAVING = 1u << 2,  /* being replaced: removed once the others suffice (R17) */
+    /* Worst stop of its node since it last was in_sync in an active epoch (R18); cleared by add and activation. */
+    MAP_MEMBER_UNCLEAN = 1u << 3,  /* process died, kernel lived */
+    MAP_MEMBER_REBOOTED = 1u << 4, /* unflushed data may be gone */
+    MAP_MEMBER_EMPTY = 1u << 5,    /* the store was replaced: nothing left; never a candidate */
 };
 
 struct map_member {
@@ -67,15 +71,16 @@ struct map_shard {
     struct map_member members[MAP_MEMBERS_MAX];
     uint32_t primary; /* node id; 0: none (no candidate alive) */
     uint64_t epoch;
-    uint64_t active_epoch;  /* R12: last epoch recorded as active; serving needs active_epoch == epoch */
-    uint64_t loss_number;   /* R13 */
+    uint64_t active_epoch;    /* R12: last epoch recorded as active; serving needs active_epoch == epoch */
+    uint64_t loss_number;     /* R13 */
     uint64_t changed_version; /* map version of the last change: cheap change detection */
 };
 
 struct map_session {
-    uint64_t number; /* newest session number of the volume; 0: never attached */
+    uint64_t number;        /* newest session number of the volume; 0: never attached */
     uint8_t attachment[16]; /* client's random id, the same over fail-overs (R19) */
     uint32_t gateway;       /* node through which it entered */
+    uint64_t gateway_incarnation;
     bool open;
     bool read_only;
 };
@@ -87,7 +92,7 @@ struct map_volume {
     uint64_t shard_bytes;
     uint32_t shard_count;
     uint32_t replicas, min_replicas;
-    uint32_t home; /* node id; 0: none */
+    uint32_t home;       /* node id; 0: none */
     uint32_t generation; /* current (head) generation, from 1 */
     bool deleting;
     struct map_session session;
@@ -99,21 +104,22 @@ struct map; /* opaque: map_create … */
 
 /* ---- entries ---- */
 enum map_entry_kind {
-    MAP_ENTRY_CLUSTER_INIT = 1, /* cluster_id; first entry, proposed by the first leader */
+    MAP_ENTRY_CLUSTER_INIT = 1,  /* cluster_id; first entry, proposed by the first leader */
     MAP_ENTRY_NODE_REGISTER = 2, /* a daemon start (R1) */
-    MAP_ENTRY_NODE_DOWN = 3,    /* {node, incarnation}: CAS on incarnation */
-    MAP_ENTRY_NODE_OUT = 4,     /* {node, incarnation}: out_after passed */
-    MAP_ENTRY_NODE_REMOVE = 5,  /* operator: forget a node that holds no member */
-    MAP_ENTRY_STORE_FAILED = 6, /* {node, incarnation}: its drive failed; leaves every in_sync set it can, resigns */
+    MAP_ENTRY_NODE_DOWN = 3,     /* {node, incarnation}: CAS on incarnation */
+    MAP_ENTRY_NODE_OUT = 4,      /* {node, incarnation}: out_after passed */
+    MAP_ENTRY_NODE_REMOVE = 5,   /* operator: forget a node that holds no member */
+    MAP_ENTRY_STORE_FAILED = 6,  /* {node, incarnation}: its drive failed; leaves every in_sync set it can, resigns */
     MAP_ENTRY_VOLUME_CREATE = 16,
     MAP_ENTRY_VOLUME_DELETE = 17,
     MAP_ENTRY_VOLUME_RESIZE = 18,
     MAP_ENTRY_VOLUME_SET = 19, /* home, min_replicas, replicas */
     MAP_ENTRY_SESSION_OPEN = 32,
     MAP_ENTRY_SESSION_CLOSE = 33,
-    MAP_ENTRY_MEMBER_DROP = 48,   /* primary: {volume, shard, epoch, node, incarnation}: out of in_sync (R8) */
-    MAP_ENTRY_MEMBER_ADD = 49,    /* primary: JOINING -> in_sync: CAS on (epoch, node incarnation, instance) (R17) */
-    MAP_ENTRY_EPOCH_ACTIVE = 50,  /* primary: batch of {volume, shard, epoch} (R12), CAS on epoch and primary incarnation */
+    MAP_ENTRY_MEMBER_DROP = 48, /* primary: {volume, shard, epoch, node, incarnation}: out of in_sync (R8) */
+    MAP_ENTRY_MEMBER_ADD = 49,  /* primary: JOINING -> in_sync: CAS on (epoch, node incarnation, instance) (R17) */
+    MAP_ENTRY_EPOCH_ACTIVE =
+        50, /* primary: batch of {volume, shard, epoch} (R12), CAS on epoch and primary incarnation */
     MAP_ENTRY_PRIMARY_MOVE = 51,  /* {volume, shard, epoch, to} */
     MAP_ENTRY_MEMBER_ATTACH = 52, /* leader: new member, not in_sync, fresh instance (replacement, R17) */
     MAP_ENTRY_MEMBER_DETACH = 53, /* leader: member removed, only when the remaining in_sync suffice */
@@ -129,9 +135,11 @@ struct map_weight { /* free space as the leader knows it: placement input, carri
 /* Host-order form of every entry; map_entry_encode/decode (format: docs/internals/map.md). */
 struct map_entry {
     enum map_entry_kind kind;
-    uint8_t request[16]; /* client request id: a second entry with the same id gives the first one's result (exactly once) */
+    uint8_t request
+        [16]; /* client request id: a second entry with the same id gives the first one's result (exactly once) */
     uint32_t node;
-    uint64_t incarnation; /* NODE_REGISTER: of the previous registration as the daemon knows it, 0 if unknown; else CAS */
+    uint64_t
+        incarnation; /* NODE_REGISTER: of the previous registration as the daemon knows it, 0 if unknown; else CAS */
     uint64_t volume;
     uint32_t shard; /* UINT32_MAX: all */
     uint64_t epoch;
@@ -141,29 +149,42 @@ struct map_entry {
     uint32_t replicas, min_replicas, home;
     uint64_t session;
     uint8_t attachment[16];
-    uint32_t flags; /* SESSION_OPEN: MAP_SESSION_*; VOLUME_RESIZE: force */
+    uint32_t flags; /* SESSION_OPEN, SESSION_CLOSE: MAP_SESSION_*; VOLUME_SET: MAP_SET_*; others: MAP_FORCE */
     uint64_t cluster_id;
     char name[MAP_NAME_MAX];
-    struct map_node node_info;          /* NODE_REGISTER */
-    const struct map_weight *weights;   /* VOLUME_CREATE, VOLUME_RESIZE, MEMBER_ATTACH: borrowed by encode; decode points into scratch */
+    struct map_node node_info; /* NODE_REGISTER */
+    const struct map_weight
+        *weights; /* VOLUME_CREATE, VOLUME_RESIZE, MEMBER_ATTACH: borrowed by encode; decode points into scratch */
     uint32_t weight_count;
-    const struct map_active { uint64_t volume; uint32_t shard; uint64_t epoch; } *actives; /* EPOCH_ACTIVE */
+    const struct map_active {
+        uint64_t volume;
+        uint32_t shard;
+        uint64_t epoch;
+    } * actives; /* EPOCH_ACTIVE */
     uint32_t active_count;
 };
+/* SESSION_OPEN: READ_ONLY, FORCE (take it from another attachment), FAILOVER. SESSION_CLOSE: FORCE fences the holder, whatever
+ * the number. */
 enum map_session_flags { MAP_SESSION_READ_ONLY = 1, MAP_SESSION_FORCE = 2, MAP_SESSION_FAILOVER = 4 };
+/* VOLUME_SET: home is set only with this flag (0: no home); replicas and min_replicas 0: unchanged. */
+enum map_set_flags { MAP_SET_HOME = 1 };
+/* VOLUME_DELETE, VOLUME_RESIZE (shrink), FORCE_PROMOTE (although there is a live primary). */
+enum map_force_flags { MAP_FORCE = 1 };
 
 /* Result of applying one entry, the same on every node. */
 struct map_result {
-    int rc;              /* 0, -EEXIST, -ENOENT, -EBUSY, -ESTALE (CAS failed), -EINVAL, -ENOSPC (not enough nodes), -ENAMETOOLONG ... */
-    uint64_t value;      /* NODE_REGISTER: incarnation; VOLUME_CREATE: id; SESSION_OPEN: number */
+    int rc; /* 0, -EEXIST, -ENOENT, -EBUSY, -ESTALE (CAS failed), -EINVAL, -ENOSPC (not enough nodes), -ENAMETOOLONG ... */
+    uint64_t
+        value; /* NODE_REGISTER: incarnation; VOLUME_CREATE: id; SESSION_OPEN, SESSION_CLOSE: number; MEMBER_DROP, _ADD,
+                            PRIMARY_MOVE: epoch; MEMBER_ATTACH: instance; EPOCH_ACTIVE, ELECT, FORCE_PROMOTE: shards changed */
     uint64_t version;
 };
 
 /* What changed, for the layers that follow the map (called during map_apply, after the change is complete). */
 struct map_observer {
     void (*node_changed)(void *arg, const struct map_node *node);
-    void (*volume_changed)(void *arg, const struct map_volume *volume);               /* created, resized, set, session */
-    void (*volume_removed)(void *arg, uint64_t volume);                               /* before the memory goes */
+    void (*volume_changed)(void *arg, const struct map_volume *volume); /* created, resized, set, session */
+    void (*volume_removed)(void *arg, uint64_t volume);                 /* before the memory goes */
     void (*shard_changed)(void *arg, const struct map_volume *volume, const struct map_shard *shard);
     void (*reset)(void *arg); /* a snapshot replaced everything: look at all again */
     void *arg;
@@ -177,12 +198,17 @@ int map_entry_encode(const struct map_entry *entry, void *buffer, size_t capacit
 /* Decodes hostile bytes; lists point into *scratch (malloc'ed array pair owned by the entry, map_entry_free). */
 int map_entry_decode(const void *bytes, size_t len, struct map_entry *ret_entry);
 void map_entry_free(struct map_entry *entry);
+/* The request id of encoded bytes, in place: len >= MAP_ENTRY_HEADER_BYTES (else -EBADMSG). */
+#define MAP_ENTRY_HEADER_BYTES 20u
+int map_entry_request(const void *bytes, size_t len, uint8_t ret_request[16]);
+int map_entry_set_request(void *bytes, size_t len, const uint8_t request[16]);
 /* Applies committed bytes; version must be map_version(map) + 1. Malformed bytes give rc -EBADMSG and change only the version. */
 void map_apply(struct map *map, uint64_t version, const void *bytes, size_t len, struct map_result *ret_result);
 uint64_t map_version(const struct map *map);
 uint64_t map_cluster_id(const struct map *map);
 uint32_t map_feature_level(const struct map *map);
-uint64_t map_hash(const struct map *map); /* over the snapshot encoding: compared in heartbeats (R23) */
+uint64_t map_hash(
+    const struct map *map); /* over all that a snapshot holds; what changed since the last call is hashed (R23) */
 /* Snapshot: whole map, malloc'ed, given. */
 int map_snapshot(const struct map *map, void **ret_bytes, size_t *ret_len);
 int map_restore(struct map *map, const void *bytes, size_t len); /* hostile bytes; on error the map is unchanged */
@@ -197,7 +223,14 @@ void map_each_volume(const struct map *map, void (*fn)(void *arg, const struct m
 /* Questions asked everywhere. */
 const struct map_member *map_member_of(const struct map_shard *shard, uint32_t node); /* NULL: not a member */
 uint32_t map_in_sync_count(const struct map_shard *shard);
-bool map_member_live(const struct map *map, const struct map_member *member); /* node up, store not failed, same incarnation if in_sync */
+/* In_sync or eligible, store not empty, node up and its store not failed: may be elected (R18). */
+bool map_member_electable(const struct map *map, const struct map_member *member);
+uint64_t map_rank(uint64_t volume, uint32_t shard, uint32_t node); /* rendezvous rank: the lowest takes over */
+/* Result remembered for a request id (exactly once). */
+bool map_request_result(const struct map *map, const uint8_t request[16], struct map_result *ret_result);
+uint32_t map_node_count(const struct map *map);
+bool map_member_live(const struct map *map,
+                     const struct map_member *member); /* node up, store not failed, same incarnation if in_sync */
 /* Placement (pure): home first, then distinct hosts by weighted rendezvous hashing on free space, racks spread first when there
  * are enough. Fills up to replicas node ids; returns how many could be placed. exclude: nodes not to use. */
 uint32_t map_place(const struct map *map, uint64_t volume, uint32_t shard, uint32_t replicas, uint32_t home,
