@@ -137,9 +137,12 @@ struct buf_pool *buf_pool_create(size_t limit_bytes)
         list_head_init(&pool->partial[i]);
         list_head_init(&pool->empty[i]);
     }
-    pool->slabs = calloc(pool->slab_count, sizeof(*pool->slabs));
-    pool->descriptors = map_region(descriptor_bytes(pool), 0);
+    /* The largest first: an impossible limit fails before anything else is tried. */
     map_memory(pool);
+    if (pool->base != NULL) {
+        pool->slabs = calloc(pool->slab_count, sizeof(*pool->slabs));
+        pool->descriptors = map_region(descriptor_bytes(pool), 0);
+    }
     if (pool->slabs == NULL || pool->descriptors == NULL || pool->base == NULL) {
         buf_pool_destroy(pool);
         return NULL;
