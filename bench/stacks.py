@@ -9,7 +9,6 @@ Happy path of a stack:
 Failure modes: anything that does not come up raises BenchError with one line saying what and why.
 """
 import ctypes
-import json
 import os
 import re
 import shutil
@@ -167,96 +166,3 @@ class GivenUri:
 
     def stop(self):
         pass
-
-
-class Cluster:
-    """A throw-away Ashlar cluster on this machine, by the project's own commands."""
-
-    def __init__(self, directory, nodes, store_bytes):
-        self.directory, self.nodes, self.store_bytes = directory, nodes, store_bytes
-        self.deploy = os.path.join(ROOT, "deploy", "local")
-        self.up_called = False
-
-    def run(self, *argv, deadline_s=60):
-        """Runs a command of the project; its standard output. BenchError if it fails."""
-        shown = " ".join(os.path.basename(a) if i == 0 else a for i, a in enumerate(argv))
-        env = {**os.environ, "ASHLAR_DIR": self.directory,
-               "PATH": os.path.join(ROOT, "build", "bin") + ":" + os.environ.get("PATH", "")}
-        try:
-            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                                  timeout=deadline_s, check=False, env=env)
-        except FileNotFoundError:
-            raise BenchError(f"{argv[0]}: no such command; build the project first") from None
-        except subprocess.TimeoutExpired:
-            raise BenchError(f"'{shown}' did not end in {deadline_s} s") from None
-        if done.returncode != 0:
-            raise BenchError(f"'{shown}' failed: {last_line(done.stderr or done.stdout)}")
-        return done.stdout
-
-    def ashlar(self, *argv, deadline_s=60):
-        return self.run("ashlar", *argv, deadline_s=deadline_s)
-
-    def up(self):
-        if not os.access(self.deploy, os.X_OK):
-            raise BenchError("no deploy/local to bring up a cluster with; --no-ashlar measures without one")
-        self.up_called = True
-        self.run(self.deploy, "up", "--nodes", str(self.nodes), "--dir", self.directory,
-                 "--store-size", str(self.store_bytes))
-
-    def down(self):
-        if not self.up_called:
-            return
-        self.up_called = False
-        self.run(self.deploy, "down", "--dir", self.directory)
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def daemon_pids(self):
-        pids = proc.pids_mentioning(self.directory, "ashlard")
-        return {f"ashlard-{i + 1}": pid for i, pid in enumerate(pids)}
-
-    def wait_idle(self, share=0.03, deadline_s=300, say=lambda text: None):
-        """Waits until no daemon works in the background (prewriting its store, resync)."""
-        deadline = time.monotonic() + deadline_s
-        while time.monotonic() < deadline:
-            meter = proc.CpuMeter(self.daemon_pids())
-            time.sleep(1.0)
-            busiest = max(meter.stop()[0].values(), default=0) / 1e6
-            if busiest < share:
-                return
-            say(f"waiting for the daemons to settle ({busiest:.0%} of a core)")
-        raise BenchError(f"the daemons are still busy after {deadline_s} s")
-
-
-class AshlarVolume:
-    """A volume of the cluster, attached on the node where the client runs."""
-
-    def __init__(self, cluster, replicas, size_bytes):
-        self.cluster, self.replicas, self.size_bytes = cluster, replicas, size_bytes
-        self.name = f"ashlar-x{replicas}"
-        self.volume = f"bench-x{replicas}"
-        self.uri = None
-        self.created = False
-        self.needs_fill = True
-
-    def start(self):
-        self.cluster.ashlar("volume", "create", self.volume, str(self.size_bytes),
-                            "--replicas", str(self.replicas))
-        self.created = True
-        answer = self.cluster.ashlar("attach", self.volume, "--json")
-        try:
-            self.uri = json.loads(answer)["uri"]
-        except (ValueError, KeyError, TypeError):
-            raise BenchError(f"'ashlar attach --json' printed no uri: {last_line(answer)}") from None
-
-    def pids(self):
-        path = unix_path_of(self.uri)
-        plugin = {proc.name_of(pid): pid for pid in proc.listener_pids(path)} if path else {}
-        return {**plugin, **self.cluster.daemon_pids()}
-
-    def stop(self):
-        if self.uri:
-            self.uri = None
-            self.cluster.ashlar("detach", self.volume)
-        if self.created:
-            self.created = False
-            self.cluster.ashlar("volume", "delete", self.volume)
