@@ -48,6 +48,8 @@ struct cluster {
     unsigned n;
     char dir[PATH_MAX];
     struct cluster_node nodes[CLUSTER_NODES_MAX];
+    size_t heap_used;               /* libraft's, at setup: teardown demands the same... */
+    bool library_leaks;             /* ... but where libraft is known to lose some */
     struct consensus_config config; /* template; id, dir and voters filled in */
 };
 

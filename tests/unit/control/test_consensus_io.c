@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Consensus over a raft_io that the test drives by hand: no loop, no socket, no
+ * disk, no clock but a counter. Shows that the core runs on any raft_io, and
+ * makes the interleavings that real ones hardly ever show.
+ *
+ * The happy path: a voter of three (we are 1) loads a log of two entries, the
+ * second a command of an older term; ticks make it a candidate, two messages
+ * a leader; log writes wait in `writes` until the test lets them finish.
+ *
+ * Failure modes covered: entries of older terms (C1), probation (C2), messages
+ * after a failure (C3), cancelled writes at close (C4).
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/control/consensus_ops.h"
+
+#define WRITES_MAX 16u
+#define SENT_MAX 256u
+
+struct fake {
+    struct raft_io io;
+    struct consensus *c;
+    raft_time now;
+    raft_term term;
+    raft_io_tick_cb tick;
+    raft_io_recv_cb recv;
+    raft_io_close_cb close_cb;
+    bool with_old_entry; /* load() returns a command of term 1 at index 2 */
+    unsigned writes_count, writes_done;
+    struct raft_io_append *writes[WRITES_MAX];
+    unsigned sent_count;
+    unsigned short sent[SENT_MAX]; /* types */
+    uint64_t applied;
+    unsigned proposals_done;
+    int proposal_rc;
+    bool closed;
+};
+
+static int fake_init(struct raft_io *io, raft_id id, const char *address)
+{
+    (void)io;
+    assert_int_equal(id, 1);
+    assert_string_equal(address, "voter-1");
+    return 0;
+}
+
+static void fake_close(struct raft_io *io, raft_io_close_cb cb)
+{
+    ((struct fake *)io->impl)->close_cb = cb;
+}
+
+/* Entries are given to libraft: one batch per load, here one each. */
+static void load_entry(struct raft_entry *entry, unsigned short type, struct raft_buffer buf)
+{
+    entry->term = 1;
+    entry->type = type;
+    entry->buf = buf;
+    entry->batch = buf.base;
+}
+
+static int fake_load(struct raft_io *io, raft_term *term, raft_id *voted_for, struct raft_snapshot **snapshot,
+                     raft_index *start_index, struct raft_entry *entries[], size_t *n_entries)
+{
+    struct fake *fake = io->impl;
+    struct raft_configuration conf;
+    struct raft_buffer buf;
+    *term = fake->term;
+    *voted_for = 0;
+    *snapshot = NULL;
+    *start_index = 1;
+    *n_entries = fake->with_old_entry ? 2 : 1;
+    *entries = raft_calloc(*n_entries, sizeof(**entries));
+    assert_non_null(*entries);
+    raft_configuration_init(&conf);
+    assert_int_equal(raft_configuration_add(&conf, 1, "voter-1", RAFT_VOTER), 0);
+    assert_int_equal(raft_configuration_add(&conf, 2, "voter-2", RAFT_VOTER), 0);
+    assert_int_equal(raft_configuration_add(&conf, 3, "voter-3", RAFT_VOTER), 0);
+    assert_int_equal(raft_configuration_encode(&conf, &buf), 0);
+    raft_configuration_close(&conf);
+    load_entry(&(*entries)[0], RAFT_CHANGE, buf);
+    if (fake->with_old_entry) {
+        assert_int_equal(consensus_fsm_frame("old", 3, &buf), 0);
+        load_entry(&(*entries)[1], RAFT_COMMAND, buf);
+    }
+    return 0;
+}
+
+static int fake_start(struct raft_io *io, unsigned msecs, raft_io_tick_cb tick, raft_io_recv_cb recv)
+{
+    struct fake *fake = io->impl;
+    assert_int_equal(msecs, CONSENSUS_HEARTBEAT_MS / 4);
+    fake->tick = tick;
+    fake->recv = recv;
+    return 0;
+}
+
+static int fake_bootstrap(struct raft_io *io, const struct raft_configuration *conf)
+{
+    (void)io;
+    assert_int_equal(conf->n, 3);
+    return 0;
+}
+
+static int fake_set_term(struct raft_io *io, raft_term term)
+{
+    ((struct fake *)io->impl)->term = term;
+    return 0;
+}
+
+static int fake_set_vote(struct raft_io *io, raft_id id)
+{
+    (void)io;
+    (void)id;
+    return 0;
+}
+
+static int fake_send(struct raft_io *io, struct raft_io_send *req, const struct raft_message *message,
+                     raft_io_send_cb cb)
+{
+    struct fake *fake = io->impl;
+    assert_true(fake->sent_count < SENT_MAX);
+    fake->sent[fake->sent_count++] = message->type;
+    (void)req;
+    (void)cb;
+    return RAFT_NOCONNECTION; /* synchronous refusal: nothing to remember */
+}
+
+static int fake_append(struct raft_io *io, struct raft_io_append *req, const struct raft_entry entries[], unsigned n,
+                       raft_io_append_cb cb)
+{
+    struct fake *fake = io->impl;
+    (void)entries;
+    assert_true(n > 0 && fake->writes_count < WRITES_MAX);
+    req->cb = cb;
+    fake->writes[fake->writes_count++] = req;
+    return 0;
+}
+
+static raft_time fake_time(struct raft_io *io)
+{
+    return ((struct fake *)io->impl)->now;
+}
+
+static int fake_random(struct raft_io *io, int min, int max)
+{
+    (void)io;
+    (void)max;
+    return min;
+}
+
+static void on_apply(void *arg, uint64_t version, const void *entry, size_t len)
+{
+    struct fake *fake = arg;
+    (void)entry;
+    assert_true(len > 0);
+    assert_int_equal(version, ++fake->applied);
+}
+
+static int on_snapshot(void *arg, void **ret_bytes, size_t *ret_len)
+{
+    (void)arg;
+    (void)ret_bytes;
+    (void)ret_len;
+    return -EAGAIN;
+}
+
+static int on_restore(void *arg, const void *bytes, size_t len, uint64_t version)
+{
+    (void)arg;
+    (void)bytes;
+    (void)len;
+    (void)version;
+    return -EINVAL;
+}
+
+static void on_released(void *arg, consensus_close_fn cb, void *cb_arg)
+{
+    consensus_core_destroy(((struct fake *)arg)->c);
+    cb(cb_arg);
+}
+
+static void on_closed(void *arg)
+{
+    ((struct fake *)arg)->closed = true;
+}
+
+static void fake_setup(struct fake *fake, bool with_old_entry)
+{
+    static const struct consensus_voter voters[] = {{1, "a:1"}, {2, "b:1"}, {3, "c:1"}};
+    const struct consensus_config config = {.id = 1, .voters = voters, .voters_count = 3, .dir = ""};
+    const struct consensus_callbacks callbacks = {
+        .apply = on_apply, .snapshot = on_snapshot, .restore = on_restore, .arg = fake};
+    memset(fake, 0, sizeof(*fake));
+    fake->with_old_entry = with_old_entry;
+    fake->term = 1;
+    fake->io = (struct raft_io){
+        .version = 1,
+        .impl = fake,
+        .init = fake_init,
+        .close = fake_close,
+        .load = fake_load,
+        .start = fake_start,
+        .bootstrap = fake_bootstrap,
+        .set_term = fake_set_term,
+        .set_vote = fake_set_vote,
+        .send = fake_send,
+        .append = fake_append,
+        .time = fake_time,
+        .random = fake_random,
+    };
+    assert_int_equal(consensus_core_create(&config, &fake->io, &callbacks, &fake->c), 0);
+    fake->c->backend = fake;
+    fake->c->released = on_released;
+}
+
+static void fake_teardown(struct fake *fake)
+{
+    consensus_close(fake->c, on_closed, fake);
+    assert_false(fake->closed);
+    fake->tick(&fake->io); /* closes outside the library */
+    assert_non_null(fake->close_cb);
+    for (unsigned i = fake->writes_done; i < fake->writes_count; i++)
+        fake->writes[i]->cb(fake->writes[i], RAFT_CANCELED); /* oldest first, as libuv */
+    fake->close_cb(&fake->io);
+    assert_true(fake->closed);
+    assert_int_equal(consensus_heap_used(), 0);
+}
+
+static void advance(struct fake *fake, unsigned ms)
+{
+    for (unsigned i = 0; i < ms; i += 15) {
+        fake->now += 15;
+        fake->tick(&fake->io);
+    }
+}
+
+static void receive(struct fake *fake, struct raft_message message)
+{
+    message.server_id = 2;
+    message.server_address = "voter-2";
+    fake->recv(&fake->io, &message);
+}
+
+static void finish_write(struct fake *fake)
+{
+    assert_true(fake->writes_done < fake->writes_count);
+    struct raft_io_append *req = fake->writes[fake->writes_done++];
+    req->cb(req, 0);
+}
+
+static void become_leader(struct fake *fake)
+{
+    struct raft_message vote = {.type = RAFT_IO_REQUEST_VOTE_RESULT};
+    advance(fake, 2 * CONSENSUS_ELECTION_TIMEOUT_MS);
+    assert_int_equal(fake->c->raft.state, RAFT_CANDIDATE);
+    vote.request_vote_result.term = fake->c->raft.current_term + 1;
+    vote.request_vote_result.vote_granted = true;
+    vote.request_vote_result.pre_vote = raft_tribool_true;
+    receive(fake, vote);
+    vote.request_vote_result.term = fake->c->raft.current_term;
+    vote.request_vote_result.pre_vote = raft_tribool_false;
+    receive(fake, vote);
+    assert_int_equal(fake->c->raft.state, RAFT_LEADER);
+    assert_false(consensus_is_leader(fake->c));
+}
+
+static void answer_append(struct fake *fake, raft_index last)
+{
+    struct raft_message message = {.type = RAFT_IO_APPEND_ENTRIES_RESULT};
+    message.append_entries_result.term = fake->c->raft.current_term;
+    message.append_entries_result.last_log_index = last;
+    receive(fake, message);
+}
+
+/* Goal: (C1), Raft figure 8. Entry 2 is of an older term and on a majority; it
+ * must not be committed before an entry of this term is. */
+static void older_term_is_not_committed_by_count(void **state)
+{
+    struct fake fake;
+    (void)state;
+    fake_setup(&fake, true);
+    assert_int_equal(consensus_core_start(fake.c), 0);
+    become_leader(&fake);
+    assert_int_equal(fake.writes_count, 1); /* the barrier, at index 3 */
+    answer_append(&fake, 2);
+    answer_append(&fake, 2);
+    assert_int_equal(fake.applied, 0);
+    assert_int_equal(fake.c->raft.commit_index, 1);
+    finish_write(&fake);
+    answer_append(&fake, 2);
+    assert_int_equal(fake.applied, 0);
+    assert_false(consensus_is_leader(fake.c));
+    answer_append(&fake, 3);
+    assert_int_equal(fake.applied, 1); /* along with the barrier */
+    assert_true(consensus_is_leader(fake.c));
+    fake_teardown(&fake);
+}
+
+static void on_proposed(struct consensus_propose_req *req, int rc, uint64_t version)
+{
+    struct fake *fake = req->data;
+    (void)version;
+    fake->proposals_done++;
+    fake->proposal_rc = rc;
+}
+
+/* Goal: (C4). Three writes are cancelled at close, oldest first: each proposal
+ * is unknown once, and the library's log is not cut twice at one place. */
+static void cancelled_writes_at_close_are_survived(void **state)
+{
+    struct fake fake;
+    struct consensus_propose_req reqs[3] = {{&fake}, {&fake}, {&fake}};
+    (void)state;
+    fake_setup(&fake, true);
+    assert_int_equal(consensus_core_start(fake.c), 0);
+    become_leader(&fake);
+    finish_write(&fake);
+    answer_append(&fake, 3);
+    assert_true(consensus_is_leader(fake.c));
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(consensus_propose(fake.c, "new", 3, &reqs[i], on_proposed), 0);
+    assert_int_equal(fake.proposals_done, 0);
+    fake_teardown(&fake);
+    assert_int_equal(fake.proposals_done, 3);
+    assert_int_equal(fake.proposal_rc, -EINPROGRESS);
+    assert_int_equal(fake.applied, 1);
+}
+
+/* A message as the backend delivers it: the entries are given to the receiver. */
+static struct raft_message append_message(raft_term term, raft_index prev, unsigned n)
+{
+    struct raft_message message = {.type = RAFT_IO_APPEND_ENTRIES};
+    struct raft_append_entries *args = &message.append_entries;
+    args->term = term;
+    args->prev_log_index = prev;
+    args->prev_log_term = 1;
+    args->n_entries = n;
+    if (n == 0)
+        return message;
+    args->entries = raft_calloc(n, sizeof(*args->entries));
+    char *batch = raft_calloc(n, 16);
+    for (unsigned i = 0; i < n; i++) {
+        args->entries[i].term = term;
+        args->entries[i].type = RAFT_BARRIER;
+        args->entries[i].buf = (struct raft_buffer){batch + 16 * i, 8};
+        args->entries[i].batch = batch;
+    }
+    return message;
+}
+
+/* Goal: (C3). After a failed write a follower takes nothing more in, sends
+ * nothing more out, and loses no memory over the messages it drops. */
+static void nothing_passes_after_a_failure(void **state)
+{
+    struct fake fake;
+    (void)state;
+    fake_setup(&fake, true);
+    assert_int_equal(consensus_core_start(fake.c), 0);
+    receive(&fake, append_message(2, 2, 3));
+    assert_int_equal(fake.writes_count, 1);
+    struct raft_io_append *req = fake.writes[fake.writes_done++];
+    req->cb(req, RAFT_IOERR);
+    assert_int_equal(fake.c->failed_rc, -EIO);
+    unsigned sent = fake.sent_count;
+    receive(&fake, append_message(2, 5, 4));
+    receive(&fake, append_message(3, 0, 0));
+    advance(&fake, 10 * CONSENSUS_ELECTION_TIMEOUT_MS);
+    assert_int_equal(fake.sent_count, sent);
+    assert_int_equal(fake.writes_count, 1);
+    assert_int_equal(fake.c->raft.current_term, 2);
+    fake_teardown(&fake);
+}
+
+static void ask_for_vote(struct fake *fake, raft_index last)
+{
+    struct raft_message message = {.type = RAFT_IO_REQUEST_VOTE};
+    message.request_vote.term = 5;
+    message.request_vote.candidate_id = 2;
+    message.request_vote.last_log_index = last;
+    message.request_vote.last_log_term = 1;
+    message.request_vote.disrupt_leader = true;
+    receive(fake, message);
+}
+
+static bool has_sent(const struct fake *fake, unsigned short type)
+{
+    for (unsigned i = 0; i < fake->sent_count; i++)
+        if (fake->sent[i] == type)
+            return true;
+    return false;
+}
+
+/* Goal: (C2) in single steps: a voter bootstrapped just now votes among equals,
+ * not for a log it may once have known more of, until a leader filled it. */
+static void probation_step_by_step(void **state)
+{
+    struct fake fake;
+    (void)state;
+    fake_setup(&fake, false);
+    assert_int_equal(consensus_core_bootstrap(fake.c), 0);
+    assert_int_equal(consensus_core_start(fake.c), 0);
+    ask_for_vote(&fake, 7);
+    assert_false(has_sent(&fake, RAFT_IO_REQUEST_VOTE_RESULT));
+    assert_int_equal(fake.c->raft.current_term, 1);
+    /* A leader of term 5 with 7 entries shows up; the log is 4 long now. */
+    receive(&fake, append_message(5, 7, 0));
+    assert_int_equal(fake.c->probation_target, 7);
+    receive(&fake, append_message(5, 1, 3));
+    finish_write(&fake);
+    assert_int_equal(fake.c->raft.last_stored, 4);
+    fake.sent_count = 0;
+    advance(&fake, 10 * CONSENSUS_ELECTION_TIMEOUT_MS); /* it may not stand, too */
+    assert_false(has_sent(&fake, RAFT_IO_REQUEST_VOTE));
+    assert_true(fake.c->stats.votes_withheld > 1);
+    assert_true(fake.c->probation);
+    struct raft_message rest = append_message(5, 4, 3);
+    rest.append_entries.prev_log_term = 5;
+    receive(&fake, rest);
+    finish_write(&fake);
+    assert_int_equal(fake.c->raft.last_stored, 7);
+    assert_false(fake.c->probation);
+    fake_teardown(&fake);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(older_term_is_not_committed_by_count),
+        cmocka_unit_test(cancelled_writes_at_close_are_survived),
+        cmocka_unit_test(nothing_passes_after_a_failure),
+        cmocka_unit_test(probation_step_by_step),
+    };
+    return cmocka_run_group_tests_name("consensus_io", tests, NULL, NULL);
+}
