@@ -31,7 +31,7 @@
 
 #define LOG_MODULE "kv"
 #define WRITE_BUFFER_BYTES (16u << 20)
-#define WRITE_BUFFERS 3
+#define WRITE_BUFFERS 4
 #define RATE_BYTES_PER_S (64 << 20)
 #define CACHE_BYTES_MIN (4u << 20)
 #define OPEN_FILES_MAX 256

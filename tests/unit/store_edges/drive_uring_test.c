@@ -163,24 +163,13 @@ static void read_past_the_end_is_eio(void **state)
 
 /* ---- as root: devices */
 
-static bool run(const char *command, char *ret_line, size_t line_bytes)
-{
-    FILE *pipe = popen(command, "re");
-    assert_non_null(pipe);
-    ret_line[0] = '\0';
-    if (fgets(ret_line, (int)line_bytes, pipe))
-        ret_line[strcspn(ret_line, "\n")] = '\0';
-    return pclose(pipe) == 0;
-}
-
 static void loop_device_round_trip_and_exclusion(void **state)
 {
     struct edges *edges = *state;
     struct drive *drive = NULL, *second = NULL;
-    char path[256], command[400], device[128], line[128];
+    char path[256], device[128];
     image(edges, path);
-    (void)snprintf(command, sizeof(command), "losetup --direct-io=on --find --show '%s' 2>/dev/null", path);
-    if (geteuid() != 0 || !run(command, device, sizeof(device))) {
+    if (!edges_loop_attach(path, device)) {
         print_message("skipped: loop devices need root and a kernel that has them\n");
         skip();
     }
@@ -193,8 +182,7 @@ static void loop_device_round_trip_and_exclusion(void **state)
     assert_int_equal(drive_uring_open(edges->loop, NULL, device, &second), -EBUSY);
     round_trip(edges, drive, data, back);
     drive_close(drive);
-    (void)snprintf(command, sizeof(command), "losetup --detach %s", device);
-    assert_true(run(command, line, sizeof(line)));
+    edges_loop_detach(device);
     free(data);
     free(back);
 }

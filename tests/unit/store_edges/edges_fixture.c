@@ -121,7 +121,8 @@ int edges_get(struct edges *edges, const char *key, char *ret_value, size_t valu
     edges_run_until(edges, &done);
     if (req.rc == 0 && ret_value) {
         assert_true(req.value_len < value_bytes);
-        memcpy(ret_value, req.value, req.value_len);
+        if (req.value_len)
+            memcpy(ret_value, req.value, req.value_len);
         ret_value[req.value_len] = '\0';
     }
     kv_get_free(&req);
@@ -171,4 +172,28 @@ int edges_io(struct edges *edges, struct drive *drive, enum drive_op op, uint64_
     assert_false(wait.done); /* never inside submit */
     edges_run_until(edges, &wait.done);
     return wait.rc;
+}
+
+static bool run(const char *command, char *ret_line, size_t line_bytes)
+{
+    FILE *pipe = popen(command, "re");
+    assert_non_null(pipe);
+    ret_line[0] = '\0';
+    if (fgets(ret_line, (int)line_bytes, pipe))
+        ret_line[strcspn(ret_line, "\n")] = '\0';
+    return pclose(pipe) == 0;
+}
+
+bool edges_loop_attach(const char *image, char ret_device[128])
+{
+    char command[400];
+    (void)snprintf(command, sizeof(command), "losetup --direct-io=on --find --show '%s' 2>/dev/null", image);
+    return geteuid() == 0 && run(command, ret_device, 128);
+}
+
+void edges_loop_detach(const char *device)
+{
+    char command[400], line[128];
+    (void)snprintf(command, sizeof(command), "losetup --detach %s", device);
+    assert_true(run(command, line, sizeof(line)));
 }

@@ -35,4 +35,8 @@ int edges_get(struct edges *edges, const char *key, char *ret_value, size_t valu
 int edges_scan(struct edges *edges, struct kv_scan *scan, const char *from, const char *to, uint32_t limit);
 int edges_io(struct edges *edges, struct drive *drive, enum drive_op op, uint64_t offset, uint32_t length, void *data);
 
+/* A loop device on a file: false without root or without loop devices. */
+bool edges_loop_attach(const char *image, char ret_device[128]);
+void edges_loop_detach(const char *device);
+
 #endif
