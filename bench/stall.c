@@ -25,11 +25,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BLOCK_BYTES   4096u
+#define BLOCK_BYTES 4096u
 #define REGION_BLOCKS 16384u /* 64 MiB: four dirty regions */
-#define WARM_WRITES   200u   /* before "running" is said */
-#define GAPS_MAX      16
-#define STAMP_MAGIC   UINT64_C(0x6173686c61727374)
+#define WARM_WRITES 200u     /* before "running" is said */
+#define GAPS_MAX 16
+#define STAMP_MAGIC UINT64_C(0x6173686c61727374)
 #define LATENCIES_MAX (1u << 22)
 
 struct stamp {
@@ -97,8 +97,7 @@ static void note_error(struct run *run, const char *what)
     run->errors++;
     if (run->first_error[0] != '\0')
         return;
-    snprintf(run->first_error, sizeof(run->first_error), "%s: %s", what,
-             why ? why : "no reason given");
+    snprintf(run->first_error, sizeof(run->first_error), "%s: %s", what, why ? why : "no reason given");
     for (char *c = run->first_error; *c != '\0'; c++)
         if (*c == '"' || *c == '\\' || (unsigned char)*c < ' ')
             *c = '\'';
@@ -148,15 +147,13 @@ static void write_one(struct run *run)
 {
     static uint8_t data[BLOCK_BYTES];
     uint64_t sequence = ++run->sequence;
-    uint64_t block =
-        (sequence * 40503u) % REGION_BLOCKS; /* odd factor: visits every block in turn */
+    uint64_t block = (sequence * 40503u) % REGION_BLOCKS; /* odd factor: visits every block in turn */
     uint64_t issued_ns = now_ns();
     uint64_t done_ns;
     int64_t cookie;
 
     fill_block(data, block, sequence);
-    cookie =
-        nbd_aio_pwrite(run->nbd, data, BLOCK_BYTES, block * BLOCK_BYTES, NBD_NULL_COMPLETION, 0);
+    cookie = nbd_aio_pwrite(run->nbd, data, BLOCK_BYTES, block * BLOCK_BYTES, NBD_NULL_COMPLETION, 0);
     if (cookie < 0) {
         note_error(run, "write");
         run->disconnected = true;
@@ -206,8 +203,7 @@ static void verify(struct run *run)
 
         if (run->acked_sequence[block] == 0)
             continue;
-        cookie =
-            nbd_aio_pread(run->nbd, data, BLOCK_BYTES, block * BLOCK_BYTES, NBD_NULL_COMPLETION, 0);
+        cookie = nbd_aio_pread(run->nbd, data, BLOCK_BYTES, block * BLOCK_BYTES, NBD_NULL_COMPLETION, 0);
         if (cookie < 0 || await_command(run, cookie, now_ns(), "read") < 0) {
             run->lost++;
             if (run->hung || run->disconnected || cookie < 0)
@@ -240,26 +236,21 @@ static void print_result(struct run *run)
            ", \"hung\": %s, \"disconnected\": %s, \"first_error\": \"%s\", ",
            run->acknowledged, run->errors, run->lost, run->hung ? "true" : "false",
            run->disconnected ? "true" : "false", run->first_error);
-    printf(
-        "\"longest_gap_ms\": %.1f, \"longest_gap_at_s\": %.3f, \"p50_us\": %u, \"p99_us\": %u, \"gaps\": [",
-        (double)run->longest_ns / 1e6,
-        run->longest_at_ns ? (double)(run->longest_at_ns - run->start_ns) / 1e9 : 0.0,
-        n ? run->latency_us[n / 2] : 0, n ? run->latency_us[(uint64_t)n * 99 / 100] : 0);
+    printf("\"longest_gap_ms\": %.1f, \"longest_gap_at_s\": %.3f, \"p50_us\": %u, \"p99_us\": %u, \"gaps\": [",
+           (double)run->longest_ns / 1e6, run->longest_at_ns ? (double)(run->longest_at_ns - run->start_ns) / 1e9 : 0.0,
+           n ? run->latency_us[n / 2] : 0, n ? run->latency_us[(uint64_t)n * 99 / 100] : 0);
     for (int i = 0; i < run->gap_count; i++)
-        printf("%s{\"at_s\": %.3f, \"ms\": %.1f}", i ? ", " : "", run->gaps[i].at_s,
-               run->gaps[i].length_ms);
+        printf("%s{\"at_s\": %.3f, \"ms\": %.1f}", i ? ", " : "", run->gaps[i].at_s, run->gaps[i].length_ms);
     printf("]}\n");
 }
 
 static void usage(FILE *out)
 {
-    fprintf(
-        out,
-        "usage: stall --uri NBD-URI [--seconds S] [--limit S] [--gap-ms MS]\n"
-        "Writes stamped blocks one at a time into the first 64 MiB (overwriting them), then reads back.\n"
-        "  --seconds S   how long to write (default 10)\n"
-        "  --limit S     a write that takes longer is a hang, which ends the run (default 30)\n"
-        "  --gap-ms MS   list gaps from this length on (default 100)\n");
+    fprintf(out, "usage: stall --uri NBD-URI [--seconds S] [--limit S] [--gap-ms MS]\n"
+                 "Writes stamped blocks one at a time into the first 64 MiB (overwriting them), then reads back.\n"
+                 "  --seconds S   how long to write (default 10)\n"
+                 "  --limit S     a write that takes longer is a hang, which ends the run (default 30)\n"
+                 "  --gap-ms MS   list gaps from this length on (default 100)\n");
 }
 
 static int parse(int argc, char **argv, struct run *run, const char **ret_uri, double *ret_seconds)
@@ -289,8 +280,7 @@ static int parse(int argc, char **argv, struct run *run, const char **ret_uri, d
 static int connect_to(struct run *run, const char *uri)
 {
     run->nbd = nbd_create();
-    if (run->nbd == NULL || nbd_set_opt_mode(run->nbd, false) < 0 ||
-        nbd_connect_uri(run->nbd, uri) < 0) {
+    if (run->nbd == NULL || nbd_set_opt_mode(run->nbd, false) < 0 || nbd_connect_uri(run->nbd, uri) < 0) {
         fprintf(stderr, "stall: cannot connect to %s: %s\n", uri, nbd_get_error());
         return -ENOTCONN;
     }

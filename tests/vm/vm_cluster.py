@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.environ.get("ASHLAR_BUILD") or os.path.join(ROOT, "build")
 STORE_BYTES = 2 << 30
 COMMAND_DEADLINE_S = 60
 
@@ -68,10 +69,11 @@ class Cluster:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def run(self, *argv):
-        env = {**os.environ, "ASHLAR_DIR": self.directory,
-               "PATH": f"{os.path.join(ROOT, 'build', 'bin')}:{os.environ.get('PATH', '')}"}
+        env = {**os.environ, "ASHLAR_DIR": self.directory, "ASHLAR_BUILD": BUILD,
+               "PATH": f"{os.path.join(BUILD, 'bin')}:{os.environ.get('PATH', '')}"}
         try:
-            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            program = shutil.which(argv[0], path=env["PATH"]) or argv[0]
+            done = subprocess.run([program, *argv[1:]], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
                                   timeout=COMMAND_DEADLINE_S, env=env)
         except FileNotFoundError:
             raise ClusterMissing(f"{argv[0]}: no such command; build the project first") from None
