@@ -161,6 +161,50 @@ static void read_past_the_end_is_eio(void **state)
     free(data);
 }
 
+/* ---- errors: another file is slid under the drive's descriptor (a loop without registered files uses it as it is) */
+
+static int descriptor_of(const char *path)
+{
+    for (int fd = 3; fd < 256; fd++) {
+        char link[64], target[256];
+        (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+        ssize_t n = readlink(link, target, sizeof(target) - 1);
+        if (n > 0 && strncmp(target, path, (size_t)n) == 0 && path[n] == '\0')
+            return fd;
+    }
+    return -1;
+}
+
+static void slide_under(const char *path, const char *other)
+{
+    int fd = descriptor_of(path), new_fd = open(other, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0 && new_fd >= 0);
+    assert_int_equal(dup2(new_fd, fd), fd);
+    (void)close(new_fd);
+}
+
+static void failing_kernel_calls_become_eio_or_enospc(void **state)
+{
+    struct edges *edges = *state;
+    struct ring_config config = {.entries = 16, .fixed_files = 0, .seed = 1};
+    struct drive *drive = NULL;
+    char path[256];
+    uint8_t *data = aligned_alloc(BUF_ALIGN, BUF_ALIGN);
+    assert_non_null(data);
+    fill(data, BUF_ALIGN, 1);
+    image(edges, path);
+    ring_loop_destroy(edges->loop);
+    assert_int_equal(ring_loop_create(&config, &edges->loop), 0);
+    assert_int_equal(drive_uring_open(edges->loop, NULL, path, &drive), 0);
+    assert_int_equal(edges_io(edges, drive, DRIVE_WRITE, 0, BUF_ALIGN, data), 0);
+    assert_int_equal(edges_io(edges, drive, DRIVE_FLUSH, 0, 0, NULL), 0);
+    slide_under(path, "/dev/full");
+    assert_int_equal(edges_io(edges, drive, DRIVE_WRITE, 0, BUF_ALIGN, data), -ENOSPC);
+    assert_int_equal(edges_io(edges, drive, DRIVE_FLUSH, 0, 0, NULL), -EIO); /* no fsync there: EINVAL */
+    drive_close(drive);
+    free(data);
+}
+
 /* ---- as root: devices */
 
 static void loop_device_round_trip_and_exclusion(void **state)
@@ -197,6 +241,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(second_opener_is_refused_until_the_first_closes, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_no_drive_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(read_past_the_end_is_eio, setup, teardown),
+        cmocka_unit_test_setup_teardown(failing_kernel_calls_become_eio_or_enospc, setup, teardown),
         cmocka_unit_test_setup_teardown(loop_device_round_trip_and_exclusion, setup, teardown),
     };
     return cmocka_run_group_tests_name("drive_uring", tests, NULL, NULL);
