@@ -44,7 +44,7 @@ CPU_TARGET_STACK, CPU_TARGET_WORKLOAD, CPU_TARGET_US = "ashlar-x3", "write-qd32"
 def _output_of(*argv):
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
-        return (done.stdout or done.stderr).strip().splitlines()[0]
+        return done.stdout.strip().splitlines()[0] if done.returncode == 0 else "unknown"
     except (OSError, IndexError, subprocess.TimeoutExpired):
         return "unknown"
 
@@ -116,11 +116,11 @@ def cpu_rows(samples, stacks, workloads):
     return rows
 
 
-def print_head(facts, question, floor, options):
+def print_head(facts, question, baseline, options):
     print(f"question   {question}")
     print(f"machine    {facts['cpu']}, {facts['memory']}, Linux {facts['kernel']}, {facts['drive']}")
     print(f"software   {facts['fio']}; {facts['nbdkit']}; {facts['qemu']}; commit {facts['commit']}")
-    print(f"baseline   {floor}, measured in this run, interleaved with the others: {options}")
+    print(f"baseline   {baseline}; {options}")
     print(f"time       {facts['time']}, load average before {facts['load_average']:.2f}")
     print("noise      in brackets the span (90 % or the whole range below 8 rounds) of the median;"
           " a ratio is formed round by round")
