@@ -45,6 +45,7 @@ struct uring_drive {
     const uint8_t *region;
     uint64_t region_bytes;
     uint32_t in_flight;
+    uint64_t errors;
 };
 
 static struct drive_io *io_of(struct ring_op *op)
@@ -109,8 +110,10 @@ static void complete(struct drive_io *io, int rc)
     assert(self->in_flight > 0);
     self->in_flight--;
     if (rc < 0) {
-        log_error("%s failed offset=%llu length=%u error=\"%s\"", op_name(io->op), (unsigned long long)io->offset,
-                  io->length, strerror(-rc));
+        uint64_t nth = ++self->errors; /* a dying drive must not fill the log: 1, 2, 4, 8, ... */
+        if ((nth & (nth - 1)) == 0)
+            log_error("%s failed offset=%llu length=%u errors=%llu error=\"%s\"", op_name(io->op),
+                      (unsigned long long)io->offset, io->length, strerror(-rc));
         if (rc != -ENOSPC && rc != -EDQUOT)
             rc = -EIO; /* one word for it: -EILSEQ and others have meanings of their own in the store */
     }
