@@ -113,7 +113,7 @@ static void complete(struct drive_io *io, int rc)
         uint64_t nth = ++self->errors; /* a dying drive must not fill the log: 1, 2, 4, 8, ... */
         if ((nth & (nth - 1)) == 0)
             log_error("%s failed offset=%llu length=%u errors=%llu error=\"%s\"", op_name(io->op),
-                      (unsigned long long)io->offset, io->length, strerror(-rc));
+                      (unsigned long long)io->offset, io->length, (unsigned long long)nth, strerror(-rc));
         if (rc != -ENOSPC && rc != -EDQUOT)
             rc = -EIO; /* one word for it: -EILSEQ and others have meanings of their own in the store */
     }
