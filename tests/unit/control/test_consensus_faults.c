@@ -14,10 +14,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define HELD_MAX 64u
@@ -489,6 +491,59 @@ static void strangers_are_dropped(void **state)
     cluster_teardown(&cluster);
 }
 
+/* The child: commits and reports until it is killed. */
+static void commit_until_killed(struct cluster *cluster, int report_fd)
+{
+    setenv("CMOCKA_TEST_ABORT", "1", 1); /* a failure here must not return to the runner */
+    assert_int_equal(uv_loop_fork(&cluster->loop), 0);
+    cluster_boot(cluster, 0);
+    cluster_await_leader(cluster);
+    uint64_t value = consensus_version(cluster->nodes[0].c);
+    for (;;) {
+        cluster_commit(cluster, ++value);
+        assert_int_equal(write(report_fd, &value, sizeof(value)), sizeof(value));
+    }
+}
+
+/* Goal: what was reported as committed survives the death of the process at any
+ * moment, half-written segment or not. Method: SIGKILL, five times. */
+static void killed_process_keeps_its_commits(void **state)
+{
+    struct cluster cluster;
+    uint64_t reported = 0;
+    uint64_t value = 0;
+    (void)state;
+    cluster_setup(&cluster, 1, "/tmp");
+    cluster.config.segment_bytes = 8192;
+    cluster.config.snapshot_threshold = 64;
+    cluster.config.snapshot_trailing = 8;
+    for (unsigned round = 0; round < 5; round++) {
+        int fds[2];
+        assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+        pid_t pid = fork();
+        assert_true(pid >= 0);
+        if (pid == 0) {
+            commit_until_killed(&cluster, fds[1]);
+            _exit(1);
+        }
+        close(fds[1]);
+        for (unsigned i = 0; i < 70 + round; i++)
+            assert_int_equal(read(fds[0], &reported, sizeof(reported)), sizeof(reported));
+        assert_int_equal(kill(pid, SIGKILL), 0);
+        assert_int_equal(waitpid(pid, NULL, 0), pid);
+        while (read(fds[0], &value, sizeof(value)) == sizeof(value))
+            reported = value;
+        close(fds[0]);
+        cluster_boot(&cluster, 0);
+        cluster_await_leader(&cluster);
+        value = consensus_version(cluster.nodes[0].c);
+        assert_true(value == reported || value == reported + 1);
+        cluster_assert_same(&cluster, value);
+        cluster_stop(&cluster, 0);
+    }
+    cluster_teardown(&cluster);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -500,6 +555,7 @@ int main(void)
         cmocka_unit_test(open_refuses),
         cmocka_unit_test(half_bootstrap_is_swept),
         cmocka_unit_test(corrupt_log_is_refused),
+        cmocka_unit_test(killed_process_keeps_its_commits),
         cmocka_unit_test(force_voters_saves_the_survivor),
         cmocka_unit_test(full_heap_refuses_a_proposal),
         cmocka_unit_test(strangers_are_dropped),
