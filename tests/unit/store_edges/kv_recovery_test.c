@@ -150,7 +150,8 @@ static unsigned count_present(struct edges *edges, unsigned up_to)
     return up_to;
 }
 
-static void wal_path(const struct edges *edges, char ret_path[600])
+/* The largest file of the database whose name ends so. */
+static void file_path(const struct edges *edges, const char *suffix, char ret_path[600])
 {
     char kv[256];
     edges_path(edges, "kv", kv);
@@ -162,7 +163,7 @@ static void wal_path(const struct edges *edges, char ret_path[600])
         struct stat st;
         size_t length = strlen(entry->d_name);
         (void)snprintf(path, sizeof(path), "%s/%s", kv, entry->d_name);
-        if (length < 5 || strcmp(entry->d_name + length - 4, ".log") != 0 || stat(path, &st) < 0)
+        if (length < 5 || strcmp(entry->d_name + length - 4, suffix) != 0 || stat(path, &st) < 0)
             continue;
         if (st.st_size > largest) {
             largest = st.st_size;
@@ -215,7 +216,7 @@ static void torn_tail_loses_only_the_torn_record(void **state)
         char path[600];
         struct stat st;
         unsigned completed = killed_writer(&edges);
-        wal_path(&edges, path);
+        file_path(&edges, ".log", path);
         assert_int_equal(stat(path, &st), 0);
         assert_int_equal(truncate(path, st.st_size - 3), 0);
         if (rebooted)
@@ -234,7 +235,7 @@ static void rot_in_the_wal_of_this_boot_is_an_error(void **state)
     struct stat st;
     (void)state;
     (void)killed_writer(&edges);
-    wal_path(&edges, path);
+    file_path(&edges, ".log", path);
     assert_int_equal(stat(path, &st), 0);
     flip_byte(path, st.st_size / 2);
     assert_int_equal(edges_kv_try_open(&edges, false, false), -EUCLEAN);
@@ -250,7 +251,7 @@ static void hole_after_a_reboot_ends_the_wal(void **state)
     struct stat st;
     (void)state;
     unsigned completed = killed_writer(&edges);
-    wal_path(&edges, path);
+    file_path(&edges, ".log", path);
     assert_int_equal(stat(path, &st), 0);
     static const uint8_t zeros[4096];
     int fd = open(path, O_WRONLY);
@@ -283,6 +284,29 @@ static void broken_manifest_is_corruption(void **state)
     assert_int_equal(write(fd, "nonsense", 8), 8);
     (void)close(fd);
     assert_int_equal(edges_kv_try_open(&edges, false, false), -EUCLEAN);
+    edges_close(&edges);
+}
+
+/* Goal: rot in a table is seen by the reader, and only reported: the kv stays usable for what is sound. */
+static void rot_in_a_table_is_an_error_of_the_read(void **state)
+{
+    struct edges edges;
+    struct kv_scan scan = {0};
+    char path[600];
+    (void)state;
+    (void)killed_writer(&edges);
+    edges_kv_open(&edges, false); /* turns the WAL into a table */
+    kv_close(edges.kv);
+    edges.kv = NULL;
+    file_path(&edges, ".sst", path);
+    flip_byte(path, 100); /* in the first data block */
+    edges_kv_open(&edges, false);
+    assert_int_equal(edges_get(&edges, "n00000000", NULL, 0), -EUCLEAN);
+    assert_int_equal(edges_scan(&edges, &scan, "n", "o", 100), -EUCLEAN);
+    assert_int_equal(edges_get(&edges, "n00001000", NULL, 0), 0);
+    assert_int_equal(edges_put(&edges, "n00000000", "again", true), 0);
+    assert_int_equal(edges_get(&edges, "n00000000", NULL, 0), 0);
+    kv_batch_free(&scan.pairs);
     edges_close(&edges);
 }
 
@@ -319,6 +343,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(rot_in_the_wal_of_this_boot_is_an_error),
         cmocka_unit_test(hole_after_a_reboot_ends_the_wal),
         cmocka_unit_test(broken_manifest_is_corruption),
+        cmocka_unit_test(rot_in_a_table_is_an_error_of_the_read),
         cmocka_unit_test(full_file_system_fails_the_kv_for_good),
     };
     return cmocka_run_group_tests_name("kv_recovery", tests, NULL, NULL);
