@@ -9,8 +9,36 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "server/control/map_state.h"
+
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
+
+/* Zeroed memory for an array. The shards of a large volume are tens of megabytes, and their first touch page by page
+ * is most of the time it takes to create it: huge pages where the kernel has them. */
+static void *array_alloc(size_t bytes)
+{
+    assert(bytes > 0);
+    if (bytes < 2 * HUGE_PAGE_BYTES)
+        return map_alloc(bytes);
+    size_t rounded = (bytes + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+    void *memory = aligned_alloc(HUGE_PAGE_BYTES, rounded);
+    assert(memory != NULL && "out of memory for the cluster map");
+    (void)madvise(memory, rounded, MADV_HUGEPAGE);
+    memset(memory, 0, bytes);
+    return memory;
+}
+
+static void *array_resize(void *old, size_t item_bytes, uint32_t old_count, uint32_t count)
+{
+    void *fresh = array_alloc(count * item_bytes);
+    assert(old_count == 0 || old != NULL);
+    if (old_count > 0)
+        memcpy(fresh, old, (old_count < count ? old_count : count) * item_bytes);
+    free(old);
+    return fresh;
+}
 
 struct map_volume *map_volume_new(void)
 {
@@ -58,16 +86,13 @@ void map_volume_set_shard_count(struct map *map, struct map_volume *volume, uint
     uint32_t old = volume->shard_count;
     assert(count > 0);
     assert(map->shard_total - old + count <= MAP_SHARDS_MAX);
-    if (old == 0) {
-        volume->shards = map_alloc(count * sizeof(volume->shards[0]));
-        box->hashes = map_alloc(count * sizeof(box->hashes[0]));
-    } else if (count != old) {
-        volume->shards = map_realloc(volume->shards, count * sizeof(volume->shards[0]));
-        box->hashes = map_realloc(box->hashes, count * sizeof(box->hashes[0]));
+    if (count != old) {
+        volume->shards = array_resize(volume->shards, sizeof(volume->shards[0]), old, count);
+        box->hashes = array_resize(box->hashes, sizeof(box->hashes[0]), old, count);
     }
     for (uint32_t i = old; i < count; i++) {
-        volume->shards[i] = (struct map_shard){.volume = volume->id, .index = i};
-        box->hashes[i] = 0;
+        volume->shards[i].volume = volume->id;
+        volume->shards[i].index = i;
     }
     for (uint32_t i = 0; count < old && i < count; i++)
         box->hashes[i] = 0;
