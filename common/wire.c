@@ -114,6 +114,7 @@ static struct opcode_names opcode_names(unsigned opcode)
     case WIRE_TAKEOVER_DONE: return BOTH("takeover-done");
     case WIRE_RESERVE: return BOTH("reserve");
     case WIRE_REPAIR_READ: return BOTH("repair-read");
+    case WIRE_DAMAGED: return ONE_WAY("damaged");
     case WIRE_SYNC_START: return BOTH("sync-start");
     case WIRE_SYNC_DIGEST: return BOTH("sync-digest");
     case WIRE_SYNC_COPY: return BOTH("sync-copy");

@@ -44,6 +44,7 @@ enum wire_opcode {
     WIRE_TAKEOVER_DONE = 72,
     WIRE_RESERVE = 74,    /* slow path of space reservation near a full drive */
     WIRE_REPAIR_READ = 76, /* primary reads one chunk range of a member to repair its own */
+    WIRE_DAMAGED = 78,     /* one way, member -> primary: block at offset does not match its checksum here */
     /* resync, primary -> member R */
     WIRE_SYNC_START = 96,  /* answer body: R's chunks with mod_epoch > e_R and R's marks (R16) */
     WIRE_SYNC_DIGEST = 98, /* answer body: per block crc32c + crc64, recomputed from R's drive */

@@ -35,7 +35,6 @@ struct peer_request {
     struct msg *reply; /* in cb: the answer, NULL when the link ended */
     /* private */
     struct list_node link;
-    struct env_task task;
     uint64_t request_id;
     uint32_t node;
     uint64_t sent_ns;

@@ -1,0 +1,662 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* resync: the primary brings a member back to in_sync while writes go on (R15..R17).
+ *
+ *   WAITING --sync_begin--> STARTING --list_answered--> COPYING --sync_join--> JOINING --propose_add--> ADDING --map--> gone
+ *      ^                        |                          |                     |                       |
+ *      +------------------------+----- link lost, refused -+---------------------+-----------------------+
+ *
+ * - from STARTING on every new write goes to the member too; one that fails there lists its chunk again.
+ * - the list: chunks with mod_epoch > e_R or marked, here or there (R16). A chunk is compared under the exclusive lock of its range by
+ *   checksums recomputed from both drives; runs of blocks that differ are sent as locked, numbered writes.
+ * - JOINING: the member must answer every write, and flushes; ADDING: acknowledgements wait for the outcome (R17).
+ * Failure: anything lost on the way puts the chunk, or the whole member, back in the queue with back-off.
+ */
+#include <assert.h>
+#include <endian.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "server/replica/replica_internal.h"
+#include "server/replica/sync_wire.h"
+
+#define LOG_MODULE "resync"
+#define BACKOFF_MIN_NS ENV_MS(100)
+#define BACKOFF_MAX_NS ENV_MS(5000)
+
+enum sync_state { SYNC_WAITING, SYNC_STARTING, SYNC_COPYING, SYNC_JOINING, SYNC_ADDING };
+
+struct sync_chunk {
+    struct op_ctx *ctx;
+    struct sync *sync;
+    uint32_t chunk;
+    bool local_busy, remote_busy, ended;
+    int rc;
+    uint32_t next_block;
+    uint64_t mod_epoch;
+    struct store_digest local;
+    struct peer_request request;
+    struct store_block_digest here[STORE_CHUNK_BLOCKS];
+    struct store_block_digest there[STORE_CHUNK_BLOCKS];
+};
+
+struct sync {
+    struct replica *replica;
+    uint32_t node;
+    uint64_t instance, incarnation, e_r;
+    enum sync_state state;
+    bool running; /* counted in replicas->syncs_running */
+    bool request_busy, add_busy, dead;
+    struct peer_request request;
+    struct replica_proposal add;
+    uint64_t join_epoch;
+    uint64_t retry_at_ns, backoff_ns;
+    uint64_t started_ns, bytes_copied, budget_ns;
+    uint32_t chunks_total, todo_count, chunks_busy;
+    uint32_t cursor;
+    uint64_t todo[STORE_SHARD_CHUNKS / 64];
+};
+
+/* ---- the list ---- */
+
+static bool listed(const struct sync *s, uint32_t chunk)
+{
+    return (s->todo[chunk / 64] >> (chunk % 64)) & 1u;
+}
+
+static void list_chunk(struct sync *s, uint32_t chunk)
+{
+    assert(chunk < STORE_SHARD_CHUNKS);
+    if (listed(s, chunk))
+        return;
+    s->todo[chunk / 64] |= 1ull << (chunk % 64);
+    s->todo_count++;
+    s->chunks_total++;
+}
+
+static void unlist_chunk(struct sync *s, uint32_t chunk)
+{
+    assert(listed(s, chunk) && s->todo_count > 0);
+    s->todo[chunk / 64] &= ~(1ull << (chunk % 64));
+    s->todo_count--;
+}
+
+static void list_own(struct sync *s)
+{
+    struct store_chunk_info infos[128];
+    uint32_t from = 0;
+    while (from < STORE_SHARD_CHUNKS) {
+        uint32_t next = STORE_SHARD_CHUNKS;
+        uint32_t count = store_chunks_modified(s->replica->shard, s->e_r, from, infos, 128, &next);
+        for (uint32_t i = 0; i < count; i++)
+            list_chunk(s, infos[i].chunk);
+        assert(next > from);
+        from = next;
+    }
+}
+
+/* ---- life ---- */
+
+static struct sync *sync_find(const struct replica *rep, uint32_t node)
+{
+    for (uint32_t i = 0; i < rep->sync_count; i++)
+        if (rep->syncs[i]->node == node)
+            return rep->syncs[i];
+    return NULL;
+}
+
+static void sync_idle(struct sync *s)
+{
+    if (!s->running)
+        return;
+    s->running = false;
+    assert(s->replica->set->syncs_running > 0);
+    s->replica->set->syncs_running--;
+}
+
+static void sync_free_if_quiet(struct sync *s)
+{
+    if (s->dead && s->chunks_busy == 0 && !s->add_busy)
+        free(s);
+}
+
+static void sync_stop(struct sync *s)
+{
+    struct replica *rep = s->replica;
+    if (s->request_busy)
+        peers_abandon(rep->set->cfg.peers, &s->request);
+    s->request_busy = false;
+    sync_idle(s);
+    for (uint32_t i = 0; i < rep->sync_count; i++)
+        if (rep->syncs[i] == s)
+            rep->syncs[i] = rep->syncs[--rep->sync_count];
+    s->dead = true;
+    bool again = true;
+    while (again) {
+        again = false;
+        list_for_each(pos, &rep->ops) {
+            struct op_ctx *ctx = list_entry(pos, struct op_ctx, link);
+            if (ctx->kind == CTX_COPY && ((struct sync_chunk *)ctx->owner)->sync == s) {
+                op_abort(ctx, -ECANCELED);
+                again = true;
+                break;
+            }
+        }
+    }
+    sync_free_if_quiet(s);
+}
+
+void sync_stop_all(struct replica *rep)
+{
+    while (rep->sync_count > 0)
+        sync_stop(rep->syncs[0]);
+}
+
+/* Back to the beginning: the member missed something that only a new list shows. */
+static void sync_restart(struct sync *s)
+{
+    struct replicas *r = s->replica->set;
+    s->state = SYNC_WAITING;
+    if (s->request_busy)
+        peers_abandon(r->cfg.peers, &s->request);
+    s->request_busy = false;
+    sync_idle(s);
+    s->backoff_ns = s->backoff_ns ? s->backoff_ns * 2 : BACKOFF_MIN_NS;
+    if (s->backoff_ns > BACKOFF_MAX_NS)
+        s->backoff_ns = BACKOFF_MAX_NS;
+    s->retry_at_ns = env_now_ns(r->env) + s->backoff_ns;
+    memset(s->todo, 0, sizeof(s->todo));
+    s->todo_count = s->chunks_total = 0;
+}
+
+static void added(struct replica *rep, struct sync *s)
+{
+    struct wire_header h;
+    replica_header(rep, &h, WIRE_SYNC_END);
+    h.aux = 1;
+    peers_notify(rep->set->cfg.peers, s->node, &h);
+    rep->set->stats.syncs_completed++;
+    log_info("volume %llu shard %u: member %u is in sync again: %u chunks compared, %llu bytes copied",
+             (unsigned long long)rep->volume, rep->index, s->node, s->chunks_total,
+             (unsigned long long)s->bytes_copied);
+    sync_stop(s);
+}
+
+static bool wanted(const struct replica *rep, const struct map_member *m)
+{
+    const struct map_node *node = map_node_by_id(rep->set->cfg.map, m->node);
+    return !(m->flags & (MAP_MEMBER_IN_SYNC | MAP_MEMBER_LEAVING)) && node && node->up && !node->store_failed;
+}
+
+void sync_refresh(struct replica *rep)
+{
+    if (rep->phase == PHASE_IDLE)
+        return;
+    for (uint32_t i = 0; i < rep->sync_count;) {
+        struct sync *s = rep->syncs[i];
+        const struct map_member *m = map_member_of(&rep->map, s->node);
+        const struct map_node *node = map_node_by_id(rep->set->cfg.map, s->node);
+        if (m && (m->flags & MAP_MEMBER_IN_SYNC) && m->instance == s->instance)
+            added(rep, s);
+        else if (!m || m->instance != s->instance || !wanted(rep, m) || node->incarnation != s->incarnation)
+            sync_stop(s);
+        else
+            i++;
+    }
+    for (uint32_t i = 0; i < rep->map.member_count; i++) {
+        const struct map_member *m = &rep->map.members[i];
+        if (m->node == rep->set->cfg.node || !wanted(rep, m) || sync_find(rep, m->node))
+            continue;
+        struct sync *s = calloc(1, sizeof(*s));
+        if (!s)
+            abort();
+        s->replica = rep;
+        s->node = m->node;
+        s->instance = m->instance;
+        s->incarnation = map_node_by_id(rep->set->cfg.map, m->node)->incarnation;
+        assert(rep->sync_count < MAP_MEMBERS_MAX);
+        rep->syncs[rep->sync_count++] = s;
+    }
+}
+
+bool sync_is_target(const struct replica *rep, uint32_t node, bool *ret_joining)
+{
+    const struct sync *s = sync_find(rep, node);
+    if (!s || s->state == SYNC_WAITING)
+        return false;
+    *ret_joining = s->state == SYNC_JOINING || s->state == SYNC_ADDING;
+    return true;
+}
+
+void sync_forward_failed(struct replica *rep, uint32_t node, uint64_t offset, uint64_t length)
+{
+    struct sync *s = sync_find(rep, node);
+    if (!s || s->state == SYNC_WAITING)
+        return;
+    if (s->state == SYNC_STARTING) { /* no list to put it on yet */
+        sync_restart(s);
+        return;
+    }
+    for (uint64_t chunk = offset / STORE_CHUNK_BYTES; chunk <= (offset + length - 1) / STORE_CHUNK_BYTES; chunk++)
+        list_chunk(s, (uint32_t)chunk);
+    if (s->state == SYNC_JOINING)
+        s->state = SYNC_COPYING;
+}
+
+void sync_peer_down(struct replica *rep, uint32_t node)
+{
+    struct sync *s = sync_find(rep, node);
+    if (s && s->state != SYNC_WAITING && s->state != SYNC_ADDING)
+        sync_restart(s);
+}
+
+bool sync_withholds_ack(const struct replica *rep)
+{
+    for (uint32_t i = 0; i < rep->sync_count; i++)
+        if (rep->syncs[i]->state == SYNC_ADDING)
+            return true;
+    return false;
+}
+
+/* ---- STARTING ---- */
+
+static void list_entry_seen(void *arg, const struct store_chunk_info *info)
+{
+    list_chunk(arg, info->chunk);
+}
+
+static void list_answered(struct peer_request *req, int rc)
+{
+    struct sync *s = req->owner;
+    s->request_busy = false;
+    if (rc == 0)
+        rc = sync_list_decode(req->reply->body, req->reply->header.body_len, list_entry_seen, s);
+    if (rc != 0) {
+        sync_restart(s);
+        return;
+    }
+    list_own(s);
+    s->state = SYNC_COPYING;
+    s->cursor = 0;
+    log_info("volume %llu shard %u: syncing member %u (e_R %llu): %u chunks to compare",
+             (unsigned long long)s->replica->volume, s->replica->index, s->node, (unsigned long long)s->e_r,
+             s->todo_count);
+}
+
+static void sync_begin(struct sync *s)
+{
+    struct replica *rep = s->replica;
+    struct replicas *r = rep->set;
+    const struct map_member *m = map_member_of(&rep->map, s->node);
+    if (r->syncs_running >= r->cfg.sync_shards_max || env_now_ns(r->env) < s->retry_at_ns ||
+        !peers_is_up(r->cfg.peers, s->node) || !m)
+        return;
+    r->syncs_running++;
+    s->running = true;
+    s->state = SYNC_STARTING;
+    s->e_r = m->e_r;
+    s->started_ns = env_now_ns(r->env);
+    struct wire_header h;
+    replica_header(rep, &h, WIRE_SYNC_START);
+    h.aux = s->e_r;
+    s->request_busy = true;
+    s->request = (struct peer_request){.cb = list_answered, .owner = s};
+    peers_request(r->cfg.peers, s->node, &h, NULL, NULL, 0, &s->request);
+}
+
+/* ---- one chunk ---- */
+
+static void chunk_end(struct sync_chunk *c, int rc)
+{
+    struct sync *s = c->sync;
+    if (c->ended)
+        return;
+    c->ended = true;
+    c->rc = rc;
+    assert(s->chunks_busy > 0);
+    if (!s->dead && rc != 0 && s->state == SYNC_COPYING)
+        list_chunk(s, c->chunk);
+}
+
+static void chunk_free_if_quiet(struct sync_chunk *c)
+{
+    struct sync *s = c->sync;
+    if (!c->ended || c->local_busy || c->remote_busy || c->ctx)
+        return;
+    s->chunks_busy--;
+    free(c);
+    sync_free_if_quiet(s);
+}
+
+/* The context is aborted (new epoch, sync stopped), or a run of it is on the member. */
+static void chunk_next(struct sync_chunk *c);
+
+static void chunk_ctx_done(struct op_ctx *ctx, int rc)
+{
+    struct sync_chunk *c = ctx->owner;
+    if (rc == 0) {
+        chunk_next(c);
+        return;
+    }
+    if (c->remote_busy)
+        peers_abandon(ctx->replica->set->cfg.peers, &c->request);
+    c->remote_busy = false;
+    c->ctx = NULL;
+    chunk_end(c, rc);
+    chunk_free_if_quiet(c);
+}
+
+static void chunk_finish(struct sync_chunk *c, int rc)
+{
+    struct op_ctx *ctx = c->ctx;
+    assert(ctx != NULL);
+    c->ctx = NULL;
+    ctx->done = NULL;
+    chunk_end(c, rc);
+    struct replica *rep = ctx->replica;
+    op_finish(ctx, rc);
+    chunk_free_if_quiet(c);
+    if (rc == 0)
+        sync_step_all(rep);
+}
+
+static void epoch_told(struct peer_request *req, int rc)
+{
+    struct sync_chunk *c = req->owner;
+    c->remote_busy = false;
+    if (c->ctx)
+        chunk_finish(c, rc);
+    else
+        chunk_free_if_quiet(c);
+}
+
+/* R16: mod_epoch becomes the maximum of both, also where nothing was sent. */
+static void tell_epoch(struct sync_chunk *c)
+{
+    struct replica *rep = c->sync->replica;
+    struct wire_header h;
+    replica_header(rep, &h, WIRE_SYNC_EPOCH);
+    h.offset = (uint64_t)c->chunk * STORE_CHUNK_BYTES;
+    h.aux = c->mod_epoch;
+    c->remote_busy = true;
+    c->request = (struct peer_request){.cb = epoch_told, .owner = c};
+    peers_request(rep->set->cfg.peers, c->sync->node, &h, NULL, NULL, 0, &c->request);
+}
+
+static bool differs(const struct sync_chunk *c, uint32_t i)
+{
+    const struct store_block_digest *a = &c->here[i], *b = &c->there[i];
+    if (a->state == 0 && b->state == 0)
+        return false;
+    /* a hole here equals zeros there only if it is a hole there too: allocation follows the source */
+    return a->state != b->state || a->crc32c != b->crc32c || a->crc64 != b->crc64;
+}
+
+static void run_read(struct store_io *io, int rc)
+{
+    struct op_ctx *ctx = io->owner;
+    if (ctx_ended_meanwhile(ctx))
+        return;
+    struct sync_chunk *c = ctx->owner;
+    if (rc == -EILSEQ) {
+        repair_start(ctx);
+        return;
+    }
+    if (rc != 0) {
+        chunk_finish(c, rc);
+        return;
+    }
+    write_send(ctx, false);
+}
+
+static void send_run(struct sync_chunk *c, uint32_t first, uint32_t count)
+{
+    struct op_ctx *ctx = c->ctx;
+    struct replica *rep = c->sync->replica;
+    ctx->offset = (uint64_t)c->chunk * STORE_CHUNK_BYTES + (uint64_t)first * STORE_BLOCK_BYTES;
+    ctx->length = count * STORE_BLOCK_BYTES;
+    ctx->wire_flags = 0;
+    ctx->copy_node = c->sync->node;
+    c->sync->bytes_copied += ctx->length;
+    if (c->here[first].state == 0) {
+        ctx->wire_op = WIRE_ZERO;
+        write_send(ctx, false);
+        return;
+    }
+    if (ctx->buf && ctx->buf->refs > 1) {
+        buf_unref(ctx->buf);
+        ctx->buf = NULL;
+        ctx->buf_owned = false;
+    }
+    if (!ctx->buf) {
+        ctx->buf = buf_alloc(rep->set->cfg.pool, STORE_CHUNK_BYTES);
+        ctx->buf_owned = ctx->buf != NULL;
+    }
+    if (!ctx->buf) { /* back-pressure: listed again */
+        chunk_finish(c, -EAGAIN);
+        return;
+    }
+    ctx->wire_op = WIRE_WRITE;
+    ctx->state = CTX_PREPARING;
+    ctx->io = (struct store_io){
+        .shard = rep->shard, .op = STORE_READ, .generation = ctx->generation, .offset = ctx->offset,
+        .length = ctx->length, .buf = ctx->buf, .crcs = ctx->crcs, .cb = run_read, .owner = ctx,
+    };
+    ctx->io_busy = true;
+    store_submit(&ctx->io);
+}
+
+static void chunk_next(struct sync_chunk *c)
+{
+    uint32_t i = c->next_block;
+    while (i < STORE_CHUNK_BLOCKS && !differs(c, i))
+        i++;
+    if (i == STORE_CHUNK_BLOCKS) {
+        tell_epoch(c);
+        return;
+    }
+    uint32_t end = i + 1;
+    while (end < STORE_CHUNK_BLOCKS && differs(c, end) && (c->here[end].state == 0) == (c->here[i].state == 0))
+        end++;
+    c->next_block = end;
+    send_run(c, i, end - i);
+}
+
+static void digests_in(struct sync_chunk *c)
+{
+    if (c->local_busy || c->remote_busy)
+        return;
+    if (!c->ctx) {
+        chunk_free_if_quiet(c);
+        return;
+    }
+    if (c->rc != 0) {
+        chunk_finish(c, c->rc);
+        return;
+    }
+    c->next_block = 0;
+    chunk_next(c);
+}
+
+static void local_digest_done(struct store_digest *req, int rc)
+{
+    struct sync_chunk *c = req->owner;
+    c->local_busy = false;
+    if (rc != 0)
+        c->rc = rc;
+    digests_in(c);
+}
+
+static void remote_digest_done(struct peer_request *req, int rc)
+{
+    struct sync_chunk *c = req->owner;
+    c->remote_busy = false;
+    if (rc == 0)
+        rc = sync_digest_decode(req->reply->body, req->reply->header.body_len, c->there);
+    if (rc != 0)
+        c->rc = rc;
+    digests_in(c);
+}
+
+void sync_chunk_locked(struct op_ctx *ctx)
+{
+    struct sync_chunk *c = ctx->owner;
+    struct replica *rep = ctx->replica;
+    struct store_chunk_info info;
+    uint32_t next = 0;
+    assert(ctx->lock.held && ctx->lock.exclusive);
+    ctx->state = CTX_PREPARING;
+    c->rc = 0;
+    if (store_chunks_modified(rep->shard, 0, c->chunk, &info, 1, &next) == 1 && info.chunk == c->chunk)
+        c->mod_epoch = info.mod_epoch;
+    c->local_busy = c->remote_busy = true;
+    c->local = (struct store_digest){.shard = rep->shard, .chunk = c->chunk, .generation = ctx->generation,
+                                     .blocks = c->here, .cb = local_digest_done, .owner = c};
+    struct wire_header h;
+    replica_header(rep, &h, WIRE_SYNC_DIGEST);
+    h.generation = ctx->generation;
+    h.offset = (uint64_t)c->chunk * STORE_CHUNK_BYTES;
+    c->request = (struct peer_request){.cb = remote_digest_done, .owner = c};
+    peers_request(rep->set->cfg.peers, c->sync->node, &h, NULL, NULL, 0, &c->request);
+    store_digest(&c->local);
+}
+
+static void chunk_begin(struct sync *s, uint32_t chunk)
+{
+    struct replica *rep = s->replica;
+    const struct map_volume *v = replica_volume(rep);
+    struct sync_chunk *c = calloc(1, sizeof(*c));
+    if (!c || !v) {
+        free(c);
+        return;
+    }
+    unlist_chunk(s, chunk);
+    s->chunks_busy++;
+    c->sync = s;
+    c->chunk = chunk;
+    struct op_ctx *ctx = ctx_alloc(rep);
+    c->ctx = ctx;
+    ctx->kind = CTX_COPY;
+    ctx->generation = v->generation;
+    ctx->done = chunk_ctx_done;
+    ctx->owner = c;
+    uint64_t start = (uint64_t)chunk * STORE_CHUNK_BYTES;
+    ctx_begin(rep, ctx, start, start + STORE_CHUNK_BYTES, true);
+}
+
+/* ---- JOINING, ADDING ---- */
+
+static void add_result(struct replica_proposal *p, const struct map_result *result)
+{
+    struct sync *s = p->owner;
+    s->add_busy = false;
+    if (s->dead) {
+        sync_free_if_quiet(s);
+        return;
+    }
+    if (result->rc != 0) {
+        log_debug("volume %llu shard %u: member %u not added: %s", (unsigned long long)s->replica->volume,
+                  s->replica->index, s->node, strerror(-result->rc));
+        sync_restart(s);
+    }
+    write_recheck_all(s->replica);
+}
+
+static void propose_add(struct sync *s)
+{
+    struct replica *rep = s->replica;
+    struct replicas *r = rep->set;
+    s->state = SYNC_ADDING;
+    s->add_busy = true;
+    s->add = (struct replica_proposal){.cb = add_result, .owner = s};
+    struct map_entry entry = {
+        .kind = MAP_ENTRY_MEMBER_ADD, .volume = rep->volume, .shard = rep->index, .epoch = rep->map.epoch,
+        .node = s->node, .incarnation = s->incarnation, .instance = s->instance,
+    };
+    r->cfg.callbacks.propose(r->cfg.arg, &entry, &s->add);
+}
+
+static void joined(struct peer_request *req, int rc)
+{
+    struct sync *s = req->owner;
+    s->request_busy = false;
+    if (rc != 0) {
+        sync_restart(s);
+        return;
+    }
+    /* Every write sent before the JOIN was answered before it; one that failed listed its chunk again. */
+    if (s->state != SYNC_JOINING || s->todo_count > 0 || s->chunks_busy > 0 || s->join_epoch != s->replica->map.epoch) {
+        s->state = SYNC_COPYING;
+        return;
+    }
+    propose_add(s);
+}
+
+static void sync_join(struct sync *s)
+{
+    struct replica *rep = s->replica;
+    struct wire_header h;
+    s->state = SYNC_JOINING;
+    s->join_epoch = rep->map.epoch;
+    replica_header(rep, &h, WIRE_SYNC_JOIN);
+    s->request_busy = true;
+    s->request = (struct peer_request){.cb = joined, .owner = s};
+    peers_request(rep->set->cfg.peers, s->node, &h, NULL, NULL, 0, &s->request);
+}
+
+/* ---- pace ---- */
+
+static void copy_some(struct sync *s)
+{
+    struct replicas *r = s->replica->set;
+    uint64_t now = env_now_ns(r->env);
+    while (s->todo_count > 0 && s->chunks_busy < r->cfg.sync_chunks_max && s->state == SYNC_COPYING) {
+        if (r->cfg.sync_bytes_per_s) { /* budget_ns: when the next chunk may begin */
+            if (s->budget_ns > now)
+                return;
+            uint64_t cost = (uint64_t)STORE_CHUNK_BYTES * 1000000000u / r->cfg.sync_bytes_per_s;
+            s->budget_ns = (s->budget_ns + ENV_MS(100) > now ? s->budget_ns : now - ENV_MS(100)) + cost;
+        }
+        while (!listed(s, s->cursor))
+            s->cursor = (s->cursor + 1) % STORE_SHARD_CHUNKS;
+        chunk_begin(s, s->cursor);
+    }
+    if (s->state == SYNC_COPYING && s->todo_count == 0 && s->chunks_busy == 0)
+        sync_join(s);
+}
+
+void sync_step_all(struct replica *rep)
+{
+    if (rep->phase != PHASE_SERVING && rep->phase != PHASE_PARKED)
+        return;
+    for (uint32_t i = 0; i < rep->sync_count; i++) {
+        struct sync *s = rep->syncs[i];
+        if (s->state == SYNC_WAITING)
+            sync_begin(s);
+        else if (s->state == SYNC_COPYING && !s->request_busy)
+            copy_some(s);
+        else if (s->state == SYNC_JOINING && !s->request_busy)
+            s->state = SYNC_COPYING; /* a new epoch came between */
+    }
+}
+
+void sync_tick(struct replica *rep)
+{
+    sync_refresh(rep);
+    sync_step_all(rep);
+}
+
+uint32_t sync_infos(const struct replica *rep, struct replica_sync_info *ret_infos, uint32_t max)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < rep->sync_count && count < max; i++) {
+        const struct sync *s = rep->syncs[i];
+        ret_infos[count++] = (struct replica_sync_info){
+            .volume = rep->volume, .shard = rep->index, .node = s->node, .chunks_total = s->chunks_total,
+            .chunks_done = s->chunks_total - s->todo_count, .bytes_copied = s->bytes_copied,
+            .started_ns = s->started_ns, .joining = s->state >= SYNC_JOINING,
+        };
+    }
+    return count;
+}
