@@ -25,13 +25,12 @@
 /* ---- control -> data ---- */
 struct bridge_to_data;
 struct bridge_to_data_ops {
-    /* First message of all: the node's identity in the cluster and its own incarnation (R1). No shard
-     * may be touched and no link opened before. A second call means: declared down while alive
-     * and registered again; everything held for the older incarnation (links, windows, requests in
-     * flight, leases) is void and starts anew, as after a restart. */
+    /* This node's identity in the cluster and its own incarnation (R1): no shard may be touched and no link opened before;
+     * the map as of the registration was sent before. A second call means: declared down while alive and registered
+     * again; everything held for the older incarnation (links, windows, requests in flight, leases) is void and starts anew,
+     * as after a restart. */
     void (*registered)(struct bridge_to_data *b, uint64_t cluster_id, uint32_t node, uint64_t incarnation);
-    /* The map as of version: map_restore. Comes before any map_entry, and again after falling behind.
-     * It may come before `registered` (the map of the last run, to know addresses). */
+    /* The map as of version: map_restore. Comes before any map_entry, and again after falling behind. */
     void (*map_snapshot)(struct bridge_to_data *b, uint64_t version, const void *bytes, size_t len);
     /* map_apply; version is map_version + 1. Answer with bridge applied() once the effects are in force. */
     void (*map_entry)(struct bridge_to_data *b, uint64_t version, const void *bytes, size_t len);
