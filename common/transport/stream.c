@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* stream: the life of a link.
  *
- *   stream_connect ──▶ CONNECTING ──stream_link_connected──▶ OPEN ◀── stream_listener_accepted
+ *   stream_connect ──▶ CONNECTING ──stream_link_connected──▶ OPEN ◀── stream_listener_offer
  *                          │ stream_link_fail                  │ stream_link_fail (link_close, error, end of file)
  *                          └───────────────▶ CLOSING ◀─────────┘
  *                                               │ the I/O side reaped everything: stream_link_gone
@@ -9,20 +9,24 @@
  *   - received bytes are parsed and delivered until there are no more, the owner paused or closed the link, or the
  *     buffer pool is empty (then the link waits for the pool and reads nothing: back-pressure reaches the peer);
  *   - sent frames are queued; the I/O side gathers them once a turn.
- * Failure modes: a peer that lies (bad frame) or dies ends its own link only; no buffers stall it; a process out of
- *   descriptors pauses accepting for STREAM_ACCEPT_RETRY_MS.
+ * Failure modes: a peer that lies (bad frame) or dies ends its own link only; no buffers stall it.
  */
 #include "common/transport/stream.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "common/log.h"
+static const struct transport_ops stream_transport_ops;
 
-#define LOG_MODULE "transport"
+static struct stream_transport *stream_transport_of(struct transport *base)
+{
+    assert(base->ops == &stream_transport_ops);
+    return (struct stream_transport *)(void *)base; /* base is its first field */
+}
 
 static struct stream_link *stream_of(struct link *link)
 {
@@ -162,7 +166,7 @@ static int stream_send(struct link *base, const struct wire_header *header, cons
 
 /* ---- making and ending links */
 
-static struct stream_link *stream_link_create(struct stream_transport *transport, int fd, enum stream_state state)
+static struct stream_link *stream_link_create(struct stream_transport *transport, enum stream_state state)
 {
     if (transport->link_count >= STREAM_LINKS_MAX)
         return NULL;
@@ -176,7 +180,7 @@ static struct stream_link *stream_link_create(struct stream_transport *transport
     frame_tx_init(&link->tx, transport->frames);
     link->base.transport = &transport->base;
     link->transport = transport;
-    link->fd = fd;
+    link->fd = -1;
     link->state = state;
     link->pool_waiter.cb = stream_pool_refilled;
     list_push_back(&transport->links, &link->node);
@@ -188,7 +192,8 @@ static struct stream_link *stream_link_create(struct stream_transport *transport
 static void stream_link_free(struct stream_link *link)
 {
     assert(!link->connect_timer.armed && !link->starved);
-    (void)close(link->fd);
+    if (link->fd >= 0)
+        (void)close(link->fd);
     frame_rx_close(&link->rx);
     frame_tx_close(&link->tx);
     list_remove(&link->node);
@@ -216,27 +221,18 @@ void stream_link_gone(struct stream_link *link)
     env_defer(link->transport->env, &link->resume_task, stream_resume);
 }
 
-static int stream_connect(struct transport *base, const char *address_text, const struct link_callbacks *callbacks,
+static int stream_connect(struct transport *base, const char *address, const struct link_callbacks *callbacks,
                           void *owner, struct link **ret_link)
 {
-    struct stream_transport *transport = (struct stream_transport *)(void *)base;
+    struct stream_transport *transport = stream_transport_of(base);
     assert(callbacks && callbacks->connected && callbacks->message && callbacks->closed);
-    struct socket_address address;
-    int rc = socket_address_parse(address_text, &address);
-    if (rc < 0)
-        return rc;
-    int fd = socket_create(&address, transport->io->nonblocking);
-    if (fd < 0)
-        return fd;
-    struct stream_link *link = stream_link_create(transport, fd, STREAM_CONNECTING);
-    if (!link) {
-        (void)close(fd);
+    struct stream_link *link = stream_link_create(transport, STREAM_CONNECTING);
+    if (!link)
         return -ENOMEM;
-    }
     link->callbacks = callbacks;
     link->owner = owner;
-    socket_address_format(&address, link->peer);
-    rc = transport->io->connect(link, &address);
+    (void)snprintf(link->peer, sizeof(link->peer), "%s", address);
+    int rc = transport->io->connect(link, address);
     if (rc < 0) {
         stream_link_free(link);
         return rc;
@@ -295,92 +291,52 @@ static const char *stream_peer_name(const struct link *link)
 
 /* ---- listening */
 
-static int stream_listen(struct transport *base, const char *address_text, transport_accept_cb cb, void *arg,
+static int stream_listen(struct transport *base, const char *address, transport_accept_cb cb, void *arg,
                          struct listener **ret_listener)
 {
-    struct stream_transport *transport = (struct stream_transport *)(void *)base;
+    struct stream_transport *transport = stream_transport_of(base);
     assert(cb);
     struct stream_listener *listener = calloc(1, transport->io->listener_bytes);
     if (!listener)
         return -ENOMEM;
-    int rc = socket_address_parse(address_text, &listener->address);
-    if (rc < 0)
-        goto err_after_alloc;
-    rc = socket_listen(&listener->address, transport->io->nonblocking);
-    if (rc < 0)
-        goto err_after_alloc;
     listener->base.transport = base;
     listener->transport = transport;
-    listener->fd = rc;
+    listener->fd = -1;
     listener->cb = cb;
     listener->arg = arg;
-    socket_address_format(&listener->address, listener->text);
-    rc = transport->io->listen(listener);
-    if (rc < 0)
-        goto err_after_listen;
+    int rc = transport->io->listen(listener, address);
+    if (rc < 0) {
+        free(listener);
+        return rc;
+    }
+    assert(listener->text[0] != '\0');
     list_push_back(&transport->listeners, &listener->node);
     transport->listener_count++;
     *ret_listener = &listener->base;
     return 0;
-
-err_after_listen:
-    socket_listen_end(&listener->address);
-    (void)close(listener->fd);
-err_after_alloc:
-    free(listener);
-    assert(rc < 0);
-    return rc;
 }
 
-static void stream_listen_retry(struct env_timer *timer)
-{
-    struct stream_listener *listener = list_entry(timer, struct stream_listener, retry_timer);
-    assert(!listener->closing);
-    listener->transport->io->listen_again(listener);
-}
-
-/* An accepted link lives on without its listener. */
-static void stream_link_accept(struct stream_listener *listener, int fd)
+int stream_listener_offer(struct stream_listener *listener, int fd, const char *peer)
 {
     struct stream_transport *transport = listener->transport;
-    struct stream_link *link = stream_link_create(transport, fd, STREAM_OPEN);
-    if (!link) {
-        log_warn("accepted connection dropped: out of memory or links links=%zu", transport->link_count);
-        (void)close(fd);
-        return;
-    }
-    struct socket_address peer = {.bytes = sizeof(peer.storage)};
-    socket_tune(fd);
-    if (getpeername(fd, &peer.any, &peer.bytes) == 0)
-        socket_address_format(&peer, link->peer);
-    if (transport->io->open(link) < 0) {
+    assert(!listener->closing);
+    struct stream_link *link = stream_link_create(transport, STREAM_OPEN);
+    if (!link)
+        return -ENOMEM;
+    link->fd = fd;
+    (void)snprintf(link->peer, sizeof(link->peer), "%s", peer);
+    int rc = transport->io->open(link);
+    if (rc < 0) {
+        link->fd = -1; /* still the caller's */
         stream_link_free(link);
-        return;
+        return rc;
     }
     listener->cb(&listener->base, listener->arg, &link->base);
     if (!link->callbacks)
         stream_link_fail(link, 0);
     if (link->state == STREAM_OPEN)
         transport->io->kick(link);
-}
-
-void stream_listener_accepted(struct stream_listener *listener, int fd_or_error)
-{
-    if (listener->closing) {
-        if (fd_or_error >= 0)
-            (void)close(fd_or_error);
-        return;
-    }
-    if (fd_or_error >= 0) {
-        stream_link_accept(listener, fd_or_error);
-    } else if (fd_or_error != -ECONNABORTED && fd_or_error != -EINTR && fd_or_error != -EAGAIN) {
-        log_warn("accept failed address=%s error=%d", listener->text, fd_or_error);
-        env_timer_start(listener->transport->env, &listener->retry_timer, ENV_MS(STREAM_ACCEPT_RETRY_MS),
-                        stream_listen_retry);
-        return;
-    }
-    if (!listener->closing) /* the accept callback may have closed it */
-        listener->transport->io->listen_again(listener);
+    return 0;
 }
 
 static const char *stream_listener_address(struct listener *base)
@@ -394,8 +350,6 @@ static void stream_listener_close(struct listener *base)
     if (listener->closing)
         return;
     listener->closing = true;
-    env_timer_stop(listener->transport->env, &listener->retry_timer);
-    socket_listen_end(&listener->address);
     listener->transport->io->listen_stop(listener);
 }
 
@@ -404,7 +358,8 @@ static void stream_listener_finish(struct env_task *task)
     struct stream_listener *listener = list_entry(task, struct stream_listener, gone_task);
     assert(listener->closing);
     assert(listener->transport->listener_count > 0);
-    (void)close(listener->fd);
+    if (listener->fd >= 0)
+        (void)close(listener->fd);
     list_remove(&listener->node);
     listener->transport->listener_count--;
     free(listener);
@@ -457,8 +412,7 @@ struct stream_transport *stream_transport_create(const struct stream_io *io, str
 
 void stream_transport_shutdown(struct transport *base)
 {
-    struct stream_transport *transport = (struct stream_transport *)(void *)base;
-    assert(base->ops == &stream_transport_ops);
+    struct stream_transport *transport = stream_transport_of(base);
     list_for_each_safe(node, next, &transport->links) stream_link_fail(list_entry(node, struct stream_link, node), 0);
     list_for_each_safe(node, next, &transport->listeners)
         stream_listener_close(&list_entry(node, struct stream_listener, node)->base);
@@ -475,15 +429,38 @@ void stream_transport_destroy(struct transport *base)
 {
     if (!base)
         return;
-    struct stream_transport *transport = (struct stream_transport *)(void *)base;
+    struct stream_transport *transport = stream_transport_of(base);
     assert(stream_transport_live(base) == 0);
     frame_pool_destroy(transport->frames);
     free(transport);
 }
 
+void stream_transport_abandon(struct transport *base)
+{
+    struct stream_transport *transport = stream_transport_of(base);
+    list_for_each_safe(node, next, &transport->links)
+    {
+        struct stream_link *link = list_entry(node, struct stream_link, node);
+        if (link->starved)
+            buf_pool_wait_cancel(frame_pool_bufs(transport->frames), &link->pool_waiter);
+        link->starved = false;
+        assert(!link->connect_timer.armed && !link->resume_task.queued);
+        stream_link_free(link);
+    }
+    list_for_each_safe(node, next, &transport->listeners)
+    {
+        struct stream_listener *listener = list_entry(node, struct stream_listener, node);
+        list_remove(node);
+        transport->listener_count--;
+        free(listener);
+    }
+    frame_pool_abandon(transport->frames);
+    stream_transport_destroy(base);
+}
+
 void stream_transport_set_connect_timeout(struct transport *base, uint64_t timeout_ns)
 {
-    struct stream_transport *transport = (struct stream_transport *)(void *)base;
-    assert(base->ops == &stream_transport_ops && timeout_ns > 0);
+    struct stream_transport *transport = stream_transport_of(base);
+    assert(timeout_ns > 0);
     transport->connect_timeout_ns = timeout_ns;
 }

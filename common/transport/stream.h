@@ -25,6 +25,9 @@ void stream_transport_shutdown(struct transport *transport);     /* closes every
 size_t stream_transport_live(const struct transport *transport); /* links and listeners not yet gone */
 /* Asserts that none is live (turn the loop after a shutdown) and that every msg came back; accepts NULL. */
 void stream_transport_destroy(struct transport *transport);
+/* A simulated crash: frees links, listeners, messages and the transport without a callback; the env forgot its timers
+ * and tasks before. */
+void stream_transport_abandon(struct transport *transport);
 void stream_transport_set_connect_timeout(struct transport *transport, uint64_t timeout_ns);
 
 /* For the I/O sides: */
@@ -34,15 +37,14 @@ struct stream_listener;
 
 struct stream_io {
     size_t link_bytes, listener_bytes;
-    bool nonblocking; /* of sockets */
-    /* link->fd is set; ends by stream_link_connected, later. 0 or -errno */
-    int (*connect)(struct stream_link *link, const struct socket_address *address);
-    int (*open)(struct stream_link *link);           /* an accepted link's fd is set; 0 or -errno */
-    void (*kick)(struct stream_link *link);          /* read if stream_link_wants_read, send if anything is queued */
-    void (*stop)(struct stream_link *link);          /* take back what is in flight; ends by stream_link_gone */
-    int (*listen)(struct stream_listener *listener); /* listener->fd is set */
-    void (*listen_again)(struct stream_listener *listener); /* after an accept error, later */
-    void (*listen_stop)(struct stream_listener *listener);  /* ends by stream_listener_gone */
+    /* Ends by stream_link_connected, later; or -errno. */
+    int (*connect)(struct stream_link *link, const char *address);
+    int (*open)(struct stream_link *link);  /* an accepted link, fd is set; 0 or -errno */
+    void (*kick)(struct stream_link *link); /* read if stream_link_wants_read, send if stream_link_wants_send */
+    void (*stop)(struct stream_link *link); /* take back what is in flight; ends by stream_link_gone */
+    int (*listen)(struct stream_listener *listener, const char *address); /* sets listener->text */
+    void (*listen_again)(struct stream_listener *listener);               /* go on accepting (stream_socket.c) */
+    void (*listen_stop)(struct stream_listener *listener);                /* ends by stream_listener_gone */
 };
 
 enum stream_state {
@@ -106,7 +108,15 @@ void stream_link_received(struct stream_link *link, ssize_t bytes_or_error); /* 
 void stream_link_sent(struct stream_link *link, ssize_t bytes_or_error);
 void stream_link_retry(struct stream_link *link); /* the operation was interrupted */
 void stream_link_gone(struct stream_link *link);  /* a task then calls closed and frees */
-void stream_listener_accepted(struct stream_listener *listener, int fd_or_error);
+/* A new link, told to the accept callback. 0, or -errno and the descriptor (-1: none) is still the caller's. */
+int stream_listener_offer(struct stream_listener *listener, int fd, const char *peer);
 void stream_listener_gone(struct stream_listener *listener);
+
+/* For I/O sides over descriptors (stream_socket.c): */
+int stream_socket_connect(struct stream_link *link, const char *text, bool nonblocking,
+                          struct socket_address *ret_address); /* makes link->fd; the call to connect is left */
+int stream_socket_listen(struct stream_listener *listener, const char *text, bool nonblocking);
+void stream_socket_accepted(struct stream_listener *listener, int fd_or_error); /* given; then listen_again */
+void stream_socket_unlisten(struct stream_listener *listener);                  /* part of listen_stop */
 
 #endif

@@ -151,10 +151,13 @@ static void connect_done(struct ring_op *op, int32_t res, uint32_t cqe_flags)
     ring_link_check_gone(link);
 }
 
-static int ring_link_connect(struct stream_link *stream, const struct socket_address *address)
+static int ring_link_connect(struct stream_link *stream, const char *address)
 {
     struct ring_link *link = (struct ring_link *)(void *)stream;
-    link->address = *address;
+    /* Blocking sockets: the ring polls by itself; O_NONBLOCK would make it fail with EAGAIN instead. */
+    int rc = stream_socket_connect(stream, address, /* nonblocking= */ false, &link->address);
+    if (rc < 0)
+        return rc;
     link->in_flight++;
     ring_submit(loop_of(stream->transport), RING_SEND, &link->connect_op, connect_prepare, connect_done);
     return 0;
@@ -190,7 +193,7 @@ static void accept_done(struct ring_op *op, int32_t res, uint32_t cqe_flags)
     struct ring_listener *listener = list_entry(op, struct ring_listener, accept_op);
     (void)cqe_flags;
     listener->in_flight = false;
-    stream_listener_accepted(&listener->stream, res);
+    stream_socket_accepted(&listener->stream, res);
     if (listener->stream.closing && !listener->in_flight && !listener->stream.gone_task.queued)
         stream_listener_gone(&listener->stream);
 }
@@ -203,8 +206,11 @@ static void ring_listener_again(struct stream_listener *stream)
     ring_submit(loop_of(stream->transport), RING_SEND, &listener->accept_op, accept_prepare, accept_done);
 }
 
-static int ring_listener_start(struct stream_listener *stream)
+static int ring_listener_start(struct stream_listener *stream, const char *address)
 {
+    int rc = stream_socket_listen(stream, address, /* nonblocking= */ false);
+    if (rc < 0)
+        return rc;
     ring_listener_again(stream);
     return 0;
 }
@@ -213,6 +219,7 @@ static void ring_listener_stop(struct stream_listener *stream)
 {
     struct ring_listener *listener = (struct ring_listener *)(void *)stream;
     assert(stream->closing);
+    stream_socket_unlisten(stream);
     if (listener->in_flight)
         ring_cancel(loop_of(stream->transport), &listener->accept_op);
     else
@@ -224,7 +231,6 @@ static void ring_listener_stop(struct stream_listener *stream)
 static const struct stream_io ring_io = {
     .link_bytes = sizeof(struct ring_link),
     .listener_bytes = sizeof(struct ring_listener),
-    .nonblocking = false, /* the ring polls by itself; O_NONBLOCK would make it fail with EAGAIN instead */
     .connect = ring_link_connect,
     .open = ring_link_open,
     .kick = ring_link_kick,

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* transport: the conformance suite of common/transport.h: every case on every kind of transport.
+ * Method: see rig.h; each case ends with nothing left open. Usage: transport_test [FILTER] (a pattern of cmocka's). */
+#include <stdio.h>
+
+#include "common/log.h"
+#include "rig.h"
+
+static const struct rig_kind kinds[] = {
+    {"tcp_ring", RIG_RING, RIG_RING, "tcp:127.0.0.1:0"},
+    {"unix_ring", RIG_RING, RIG_RING, NULL},
+    {"tcp_uv", RIG_UV, RIG_UV, "tcp:127.0.0.1:0"},
+    {"unix_uv", RIG_UV, RIG_UV, NULL},
+    {"unix_uv_to_ring", RIG_UV, RIG_RING, NULL},
+    {"tcp_ring_to_uv", RIG_RING, RIG_UV, "tcp:127.0.0.1:0"},
+    {"sim", RIG_SIM, RIG_SIM, NULL},
+};
+#define KIND_COUNT (sizeof(kinds) / sizeof(kinds[0]))
+#define CASES_MAX 64u
+
+struct run {
+    const struct rig_kind *kind;
+    const struct rig_case *rig_case;
+    char name[120];
+};
+
+static void run_case(void **state)
+{
+    const struct run *run = *state;
+    const struct rig_case *rig_case = run->rig_case;
+    struct rig *rig = rig_open(run->kind, rig_case->bufs_bytes ? rig_case->bufs_bytes : RIG_BUFS_BYTES);
+    rig_case->run(rig);
+    rig_close(rig);
+}
+
+static struct run runs[KIND_COUNT * CASES_MAX];
+static struct CMUnitTest tests[KIND_COUNT * CASES_MAX];
+static unsigned run_count;
+
+static void add_cases(const struct rig_kind *kind, const struct rig_case *cases, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        if (cases[i].raw_only && kind->connector == RIG_SIM)
+            continue;
+        struct run *run = &runs[run_count];
+        run->kind = kind;
+        run->rig_case = &cases[i];
+        (void)snprintf(run->name, sizeof(run->name), "%s/%s", kind->name, cases[i].name);
+        tests[run_count++] = (struct CMUnitTest){.name = run->name, .test_func = run_case, .initial_state = run};
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    log_init(LOG_ERROR, NULL);
+    for (unsigned i = 0; i < KIND_COUNT; i++) {
+        add_cases(&kinds[i], traffic_cases, traffic_case_count);
+        add_cases(&kinds[i], life_cases, life_case_count);
+        add_cases(&kinds[i], hostile_cases, hostile_case_count);
+    }
+    return _cmocka_run_group_tests("transport", tests, run_count, NULL, NULL);
+}
