@@ -30,8 +30,8 @@
 #define CLIENT_EXTENTS_LENGTH_MAX (32u << 20) /* bytes asked for at once */
 #define CLIENT_EXTENTS_MAX (CLIENT_EXTENTS_LENGTH_MAX / 4096u)
 #define CLIENT_ATTACHED_HEAD_BYTES 16u
-#define CLIENT_ATTACHED_BYTES_MAX                                                            \
-    (CLIENT_ATTACHED_HEAD_BYTES + CLIENT_LOSS_RUNS_MAX * CLIENT_LOSS_RUN_BYTES +             \
+#define CLIENT_ATTACHED_BYTES_MAX                                                \
+    (CLIENT_ATTACHED_HEAD_BYTES + CLIENT_LOSS_RUNS_MAX * CLIENT_LOSS_RUN_BYTES + \
      CLIENT_ADDRESSES_MAX * (CLIENT_ADDRESS_MAX + 2u))
 
 struct client_attach {
@@ -60,7 +60,8 @@ void client_list_entry_encode(const struct client_list_entry *entry, uint8_t out
 int client_list_entry_decode(const uint8_t in[CLIENT_LIST_ENTRY_BYTES], struct client_list_entry *ret_entry);
 
 /* The answer to ATTACH. Encoding: begin with the runs, then add addresses while they fit. */
-size_t client_attached_begin(uint8_t *out, uint64_t shard_bytes, const struct client_loss_run *runs, uint32_t run_count);
+size_t client_attached_begin(uint8_t *out, uint64_t shard_bytes, const struct client_loss_run *runs,
+                             uint32_t run_count);
 size_t client_attached_address(uint8_t *out, size_t bytes, const char *address); /* the new length */
 struct client_attached {
     uint64_t shard_bytes;
