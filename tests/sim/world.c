@@ -6,7 +6,7 @@
  *   - what is due at a paused node is held back and runs, in order, when it goes on.
  * Failure modes: none; a dead env ignores timers and tasks.
  */
-#include "world.h"
+#include "tests/sim/world.h"
 
 #include <assert.h>
 #include <stdlib.h>

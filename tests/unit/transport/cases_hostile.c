@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "common/crc32c.h"
-#include "rig.h"
+#include "tests/unit/transport/rig.h"
 
 static int raw_open(struct rig *rig, struct endpoint *b)
 {

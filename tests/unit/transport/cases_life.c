@@ -10,7 +10,7 @@
 
 #include "common/transport/socket.h"
 #include "common/transport/stream.h"
-#include "rig.h"
+#include "tests/unit/transport/rig.h"
 
 static bool is_peer_gone(int reason)
 {

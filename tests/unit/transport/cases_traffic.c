@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "rig.h"
+#include "tests/unit/transport/rig.h"
 
 /* Goal: thousands of small frames both ways keep their order. */
 static void many_small_frames_keep_their_order(struct rig *rig)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rig: sides, endpoints, patterns. Patterned frames: number n has request_id n, and bytes that follow from n. */
-#include "rig.h"
+#include "tests/unit/transport/rig.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 #include "common/log.h"
-#include "rig.h"
+#include "tests/unit/transport/rig.h"
 
 static const struct rig_kind kinds[] = {
     {"tcp_ring", RIG_RING, RIG_RING, "tcp:127.0.0.1:0"},
