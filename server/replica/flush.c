@@ -189,9 +189,14 @@ static void member_flushed(struct peer_request *req, int rc)
 static void own_flushed(struct store_flush *req, int rc)
 {
     struct flush_job *job = req->owner;
+    assert(job->own_busy && job->set->flushes > 0);
+    job->set->flushes--;
     job->own_busy = false;
     job->own_rc = rc;
-    job_judge(job);
+    if (job->set->closing)
+        job_free(job);
+    else
+        job_judge(job);
 }
 
 /* Dirty shards of the volume; false: one of them is between epochs, wait. */
@@ -232,6 +237,7 @@ static void job_run(struct flush_job *job)
         peers_request(r->cfg.peers, node->node, &h, NULL, NULL, 0, &node->request);
     }
     job->own = (struct store_flush){.cb = own_flushed, .owner = job};
+    r->flushes++;
     store_flush(r->cfg.store, &job->own);
 }
 
@@ -258,7 +264,9 @@ static void job_start_task(struct env_task *task)
     struct replica_op *op = list_entry(task, struct replica_op, task);
     struct flush_job *job = op->impl;
     op->impl = NULL;
-    if (!job->running)
+    if (!job) /* flush_cancel_all was faster */
+        op->cb(op, -ESTALE);
+    else if (!job->running)
         job_run(job);
 }
 
@@ -300,10 +308,18 @@ void flush_cancel_all(struct replicas *r)
         for (uint32_t i = 0; i < job->node_count; i++)
             if (job->nodes[i].busy)
                 peers_abandon(r->cfg.peers, &job->nodes[i].request);
-        assert(!job->own_busy);
-        while ((node = list_pop_front(&job->ops)) || (node = list_pop_front(&job->next_ops)))
-            op_complete_later(r, list_entry(node, struct replica_op, link), -ECANCELED);
-        job_free(job);
+        job->node_count = 0;
+        env_timer_stop(r->env, &job->timer);
+        /* Nothing was made durable for them: another primary must be asked (I2). */
+        while ((node = list_pop_front(&job->ops)) || (node = list_pop_front(&job->next_ops))) {
+            struct replica_op *op = list_entry(node, struct replica_op, link);
+            if (op->impl)
+                op->impl = NULL; /* job_start_task, which is on its way, ends it */
+            else
+                op_complete_later(r, op, -ESTALE);
+        }
+        if (!job->own_busy)
+            job_free(job); /* else own_flushed does */
     }
 }
 
@@ -320,6 +336,8 @@ static void member_flush_done(struct store_flush *req, int rc)
 {
     struct member_flush *mf = req->owner;
     struct wire_header reply = {.status = rc};
+    assert(mf->set->flushes > 0);
+    mf->set->flushes--;
     peers_reply(mf->set->cfg.peers, &mf->source, &mf->msg->header, &reply, NULL, NULL, 0);
     msg_free(mf->msg);
     free(mf);
@@ -337,5 +355,6 @@ void flush_message(struct replicas *r, const struct peer_source *source, struct 
     mf->msg = msg;
     mf->flush.cb = member_flush_done;
     mf->flush.owner = mf;
+    r->flushes++;
     store_flush(r->cfg.store, &mf->flush);
 }

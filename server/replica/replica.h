@@ -83,6 +83,10 @@ struct replicas_config {
 };
 
 struct replicas *replicas_create(const struct replicas_config *config);
+/* The daemon ends: steps down everywhere, every op ends, messages are dropped. Call replicas_quiet until it holds (peers and store
+ * are needed till then), then replicas_destroy. */
+void replicas_stop(struct replicas *r);
+bool replicas_quiet(const struct replicas *r); /* nothing refers to a shard of the store any more */
 void replicas_destroy(struct replicas *replicas); /* no op in flight: fails what is parked with -ECANCELED first */
 
 /* The map's observer, forwarded: */

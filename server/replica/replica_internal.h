@@ -180,6 +180,7 @@ struct replica {
     uint64_t writes_done;    /* numbered writes that ended */
     uint32_t ctx_count;      /* contexts that name this replica, waiting for answers ones too */
     uint32_t drive_writes;   /* accepted writes whose store write has not completed */
+    uint32_t digests; /* of a primary that syncs us, in flight */
     struct list_node ops;    /* op_ctx */
     struct list_node sent;   /* op_ctx by sent_link */
     struct list_node locks;
@@ -232,6 +233,7 @@ struct replicas {
     struct list_node free_ctx, free_window;
     uint32_t ctx_count;
     struct list_node flush_jobs;
+    uint32_t flushes; /* of the store, in flight */
     struct list_node credit_waiters;
     uint32_t syncs_running;
     struct env_timer tick;

@@ -213,7 +213,7 @@ static void forget_window(struct replica *rep)
 /* Nothing refers to the shard any more: give the store handle back. */
 static bool replica_quiet(const struct replica *rep)
 {
-    return rep->drive_writes == 0 && rep->ctx_count == 0 && list_empty(&rep->drains) && rep->sync_count == 0 &&
+    return rep->drive_writes == 0 && rep->digests == 0 && rep->ctx_count == 0 && list_empty(&rep->drains) && rep->sync_count == 0 &&
            !rep->takeover.restamp_busy && rep->takeover.copies_busy == 0 && !rep->drop_proposed && !rep->move_proposed;
 }
 
@@ -387,6 +387,10 @@ void replicas_map_settled(struct replicas *r)
 
 void replicas_lease(struct replicas *r, uint64_t until_ns, uint64_t version)
 {
+    if (until_ns == 0) { /* void now */
+        r->lease_until_ns = r->lease_next_version = 0;
+        return;
+    }
     if (map_version(r->cfg.map) < version) { /* R9: counts only once this thread applied that version */
         r->lease_next_until_ns = until_ns;
         r->lease_next_version = version;
@@ -465,6 +469,10 @@ static void tick(struct env_timer *timer)
 
 void replicas_message(struct replicas *r, const struct peer_source *source, struct msg *msg)
 {
+    if (r->closing) { /* the link goes next: the sender sees that */
+        msg_free(msg);
+        return;
+    }
     switch (msg->header.opcode) {
     case WIRE_REPLICATE:
     case WIRE_SYNC_COPY:
@@ -616,6 +624,27 @@ static void free_pools(struct replicas *r)
         free(list_entry(node, struct op_ctx, link));
     while ((node = list_pop_front(&r->free_window)))
         free(list_entry(node, struct window_entry, link));
+}
+
+void replicas_stop(struct replicas *r)
+{
+    assert(!r->closing);
+    r->closing = true;
+    env_timer_stop(r->env, &r->tick);
+    flush_cancel_all(r);
+    const struct map_u64_slot *slot;
+    for (uint32_t at = 0; (slot = map_u64_next(&r->by_shard, &at));)
+        replica_step_down(slot->value);
+}
+
+bool replicas_quiet(const struct replicas *r)
+{
+    const struct map_u64_slot *slot;
+    for (uint32_t at = 0; (slot = map_u64_next(&r->by_shard, &at));) {
+        if (!replica_quiet(slot->value))
+            return false;
+    }
+    return r->ctx_count == 0 && r->flushes == 0;
 }
 
 void replicas_destroy(struct replicas *r)

@@ -79,7 +79,7 @@ void sync_join_drained(struct drain_wait *wait)
 
 struct digest_job {
     struct store_digest digest;
-    struct replicas *set;
+    struct replica *replica;
     struct peer_source source;
     struct wire_header request;
     struct store_block_digest blocks[STORE_CHUNK_BLOCKS];
@@ -94,7 +94,9 @@ static void digest_done(struct store_digest *req, int rc)
         sync_digest_encode(job->blocks, body);
         reply.body_len = sizeof(body);
     }
-    peers_reply(job->set->cfg.peers, &job->source, &job->request, &reply, rc == 0 ? body : NULL, NULL, 0);
+    assert(job->replica->digests > 0);
+    job->replica->digests--;
+    peers_reply(job->replica->set->cfg.peers, &job->source, &job->request, &reply, rc == 0 ? body : NULL, NULL, 0);
     free(job);
 }
 
@@ -103,9 +105,10 @@ static int digest_start(struct replica *rep, const struct peer_source *source, c
     struct digest_job *job = calloc(1, sizeof(*job));
     if (!job)
         return -ENOMEM;
-    job->set = rep->set;
+    job->replica = rep;
     job->source = *source;
     job->request = *h;
+    rep->digests++;
     job->digest = (struct store_digest){
         .shard = rep->shard, .chunk = (uint32_t)(h->offset / STORE_CHUNK_BYTES), .generation = h->generation,
         .blocks = job->blocks, .cb = digest_done, .owner = job,
