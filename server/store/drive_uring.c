@@ -34,7 +34,8 @@
 #define LOG_MODULE "drive"
 #define DRIVE_ALIGN 4096u
 #define RETRY_MAX 64u
-#define LOCK_RETRY_MAX 20u /* x 50 ms: udev holds a shared lock while it probes a device just closed */
+#define LOCK_ATTEMPTS_MAX 100u
+#define LOCK_PAUSE_NS (10 * 1000 * 1000)
 
 struct uring_drive {
     struct drive base;
@@ -191,58 +192,64 @@ static void drive_uring_close(struct drive *drive)
 
 static const struct drive_ops uring_ops = {.submit = submit, .close = drive_uring_close};
 
-/* R1: the lock is on the descriptor that does the I/O; it dies with the process and no earlier. */
-static int lock_exclusively(int fd, bool is_device, const char *path)
+/* R1: the lock is on the descriptor that does the I/O. For a device O_EXCL keeps mounts and other daemons' opens away. */
+static int open_and_lock(const char *path, bool is_device, int *ret_fd, const char **ret_failed)
 {
-    for (unsigned attempt = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; attempt++) {
-        int error = errno;
-        if (error == EWOULDBLOCK && is_device && attempt < LOCK_RETRY_MAX) {
-            struct timespec pause = {.tv_nsec = 50 * 1000 * 1000};
-            (void)nanosleep(&pause, NULL);
-            continue;
-        }
-        if (error == EWOULDBLOCK) {
-            log_error("%s is locked: another daemon uses this drive", path);
-            return -EBUSY;
-        }
-        assert(error > 0);
-        log_error("cannot lock %s error=\"%s\"", path, strerror(error));
-        return -error;
-    }
-    return 0;
-}
-
-static int open_locked(const char *path, int *ret_fd, struct stat *ret_stat)
-{
-    struct stat before;
-    if (stat(path, &before) < 0) {
-        int rc = -errno;
-        log_error("cannot open %s error=\"%s\"", path, strerror(-rc));
-        return rc;
-    }
-    if (!S_ISBLK(before.st_mode) && !S_ISREG(before.st_mode)) {
-        log_error("%s is neither a block device nor a regular file", path);
-        return -EINVAL;
-    }
-    bool is_device = S_ISBLK(before.st_mode);
-    int rc, fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC | O_NOCTTY | (is_device ? O_EXCL : 0));
-    if (fd < 0) {
-        rc = -errno;
+    int fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC | O_NOCTTY | (is_device ? O_EXCL : 0));
+    *ret_failed = "open";
+    if (fd < 0)
+        return -errno;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        int rc = errno == EWOULDBLOCK ? -EBUSY : -errno;
         assert(rc < 0);
-        log_error("cannot open %s error=\"%s\"%s", path, strerror(-rc),
-                  rc == -EINVAL  ? ": this file system has no direct I/O"
-                  : rc == -EBUSY ? ": the device is mounted or in use"
-                                 : "");
-        return rc;
-    }
-    rc = fstat(fd, ret_stat) < 0 ? -errno : lock_exclusively(fd, is_device, path);
-    if (rc == 0 && S_ISBLK(ret_stat->st_mode) != is_device)
-        rc = -EINVAL; /* replaced between stat and open */
-    if (rc < 0) {
+        *ret_failed = "lock";
         (void)close(fd);
         return rc;
     }
     *ret_fd = fd;
+    return 0;
+}
+
+static void explain(const char *path, bool is_device, const char *failed, int rc)
+{
+    assert(rc < 0);
+    if (rc == -EBUSY)
+        log_error("%s is locked: another daemon uses this drive%s", path, is_device ? ", or it is mounted" : "");
+    else
+        log_error("cannot %s %s error=\"%s\"%s", failed, path, strerror(-rc),
+                  rc == -EINVAL ? ": this file system has no direct I/O" : "");
+}
+
+/* A killed daemon's ring lives on for some milliseconds, until its last I/O ended, and with it the lock, rightly: no
+ * write of the old one may land under the new one. udev, too, locks a device for a moment after it was closed. So a
+ * busy drive is tried again for a second. */
+static int open_locked(const char *path, int *ret_fd, struct stat *ret_stat)
+{
+    struct stat before;
+    const char *failed = "open";
+    int rc = stat(path, &before) < 0 ? -errno : 0;
+    if (rc == 0 && !S_ISBLK(before.st_mode) && !S_ISREG(before.st_mode)) {
+        log_error("%s is neither a block device nor a regular file", path);
+        return -EINVAL;
+    }
+    bool is_device = rc == 0 && S_ISBLK(before.st_mode);
+    for (unsigned attempt = 0; rc == 0; attempt++) {
+        struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
+        rc = open_and_lock(path, is_device, ret_fd, &failed);
+        if (rc != -EBUSY || attempt == LOCK_ATTEMPTS_MAX)
+            break;
+        (void)nanosleep(&pause, NULL);
+        rc = 0;
+    }
+    if (rc < 0) {
+        explain(path, is_device, failed, rc);
+        return rc;
+    }
+    if (fstat(*ret_fd, ret_stat) < 0 || S_ISBLK(ret_stat->st_mode) != is_device) {
+        (void)close(*ret_fd); /* replaced between stat and open */
+        *ret_fd = -1;
+        return -EINVAL;
+    }
     return 0;
 }
 
