@@ -97,6 +97,7 @@ enum store_io_flags {
     STORE_IO_SYNC_COPY = 1u << 1, /* resync copy: marks like any write; mod_epoch = max(own, epoch) */
     STORE_IO_BASE_OK = 1u << 2,   /* reserved for clones */
     STORE_IO_RAW = 1u << 3,       /* READ: do not fail on a checksum mismatch, recompute (digest, adoption) */
+    STORE_IO_REPAIR = 1u << 4,    /* WRITE: rewrites a damaged block with its good content (counted) */
 };
 
 struct store_io {
@@ -151,7 +152,7 @@ struct store_restamp {
     uint64_t epoch;
     void (*cb)(struct store_restamp *req, int rc);
     void *owner;
-    struct kv_write write; /* private */
+    struct list_node link; /* private */
 };
 void store_restamp(struct store_restamp *req);
 void store_committed(struct store_shard *shard, uint64_t epoch, uint64_t commit_n);
@@ -204,7 +205,8 @@ struct store_stats {
     uint64_t chunks, marks, suspect_regions;
     uint64_t reads, writes, zeroes, flushes, drive_flushes, kv_batches, kv_syncs;
     uint64_t bytes_written_guest, bytes_written_drive; /* allocated/written, amplification */
-    uint64_t blocks_verified, blocks_adopted, blocks_damaged, blocks_repaired;
+    uint64_t units_merged; /* third sources */
+    uint64_t blocks_verified, blocks_adopted, blocks_reverted, blocks_damaged, blocks_repaired;
     uint64_t scrub_position, scrub_passes, scrub_errors;
     uint64_t oldest_io_ns; /* age of the oldest I/O in flight: a hung drive is a failed node (R23) */
     bool near_full, full, failed;

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* background: what the store does on its own: cleaning, checkpoints, prewriting, removals, verification, scrub.
+ * Threading: the data thread's. Errors: store_fail. Ownership: one struct background a store, from create to destroy. */
+#ifndef ASHLAR_SERVER_STORE_BACKGROUND_H
+#define ASHLAR_SERVER_STORE_BACKGROUND_H
+
+#include "server/store/store_core.h"
+
+struct drop {
+    struct store *store;
+    struct list_node link;
+    struct store_shard_id id;
+    struct store_shard *shard; /* until its memory went */
+    struct env_timer timer;
+    struct kv_scan scan;
+    struct kv_write write;
+    struct unit_list released;
+    bool busy, ending;
+};
+
+/* Walks blocks of shards, a unit at a time: checks them as any read does. */
+struct walker {
+    struct store *store;
+    struct env_timer timer;
+    struct buf *buf;
+    struct store_shard_id shard; /* position */
+    uint32_t chunk, unit;
+    uint32_t crcs[UNIT_BLOCKS];
+    bool busy, started;
+};
+
+struct prewriter {
+    struct env_timer timer;
+    struct drive_io io;
+    struct buf *buf;
+    bool busy;
+};
+
+struct background {
+    struct store *store;
+    bool stopping;
+    struct env_timer clean_timer, checkpoint_timer;
+    struct prewriter prewriter;
+    struct walker verifier; /* suspect chunks after an unclean stop */
+    struct walker scrubber;
+    struct list_node drops;
+    uint32_t digests; /* under way */
+};
+
+bool id_equal(const struct store_shard_id *a, const struct store_shard_id *b);
+void drop_start_all(struct store *store);
+bool drop_idle(const struct store *store);
+void drop_close_all(struct store *store);
+void verifier_start(struct store *store);
+void scrubber_start(struct store *store);
+
+#endif

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* drop: removal of a shard instance in the background; survives restart.
+ *
+ * - store_shard_drop takes the shard out of the table at once and puts a drop record.
+ * - When nothing of it is under way its memory goes; then, page by page at a bounded rate, its map and sums records, whose
+ *   units go to quarantine (R22, I12); then its marks and shard record; the drop record last.
+ * Failure: a kv error fails the store; the drop record makes the next start resume.
+ */
+#include "server/store/background.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PAGE_RECORDS = 64 };
+#define PAGE_DELAY_NS ENV_MS(5)
+
+static void step(struct env_timer *timer);
+
+bool id_equal(const struct store_shard_id *a, const struct store_shard_id *b)
+{
+    assert(a && b);
+    return a->volume == b->volume && a->shard == b->shard && a->instance == b->instance;
+}
+
+bool drop_running(const struct store *store, const struct store_shard_id *id)
+{
+    assert(store->background);
+    list_for_each(node, &store->background->drops)
+        if (id_equal(&list_entry(node, struct drop, link)->id, id))
+            return true;
+    return false;
+}
+
+static void drop_end(struct drop *drop)
+{
+    assert(!drop->busy && !drop->timer.armed);
+    list_remove(&drop->link);
+    kv_batch_free(&drop->scan.pairs);
+    kv_batch_free(&drop->write.batch);
+    free(drop);
+}
+
+static void again(struct drop *drop)
+{
+    struct store *store = drop->store;
+    assert(!drop->busy);
+    if (store->background->stopping || store->failed)
+        store_close_advance(store);
+    else
+        env_timer_start(store->env, &drop->timer, PAGE_DELAY_NS, step);
+}
+
+static void page_deleted(struct kv_write *write, int rc)
+{
+    struct drop *drop = write->owner;
+    struct store *store = drop->store;
+    assert(drop->busy && store->puts_in_flight > 0);
+    store->puts_in_flight--;
+    drop->busy = false;
+    if (rc)
+        store_fail(store, rc);
+    if (!rc && drop->ending) {
+        drop_end(drop);
+        store_close_advance(store);
+        return;
+    }
+    again(drop);
+}
+
+static void submit_page(struct drop *drop)
+{
+    struct store *store = drop->store;
+    assert(drop->busy);
+    drop->write.cb = page_deleted;
+    drop->write.owner = drop;
+    store->puts_in_flight++;
+    round_submit_put(store, &drop->write);
+    round_release(store, &drop->released);
+}
+
+static void delete_rest(struct drop *drop)
+{
+    assert(!drop->write.batch.count);
+    for (uint32_t region = 0; region < SHARD_REGIONS; region++) {
+        struct record_key key = record_key_mark(&drop->id, region);
+        kv_batch_delete(&drop->write.batch, key.bytes, key.len);
+    }
+    struct record_key shard = record_key_shard(RECORD_SHARD, &drop->id);
+    kv_batch_delete(&drop->write.batch, shard.bytes, shard.len);
+    struct record_key mark = record_key_shard(RECORD_DROP, &drop->id);
+    kv_batch_delete(&drop->write.batch, mark.bytes, mark.len);
+    drop->ending = true;
+    submit_page(drop);
+}
+
+static void delete_record(struct drop *drop, const uint8_t *key, uint32_t key_len,
+                          const uint8_t *value, uint32_t value_len)
+{
+    struct store *store = drop->store;
+    struct record_map map;
+    assert(key_len == RECORD_KEY_BYTES);
+    if (record_map_decode(key, key_len, value, value_len, &map)) {
+        store_fail(store, -EBADMSG); /* it was readable at open */
+        return;
+    }
+    for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++) {
+        if (map.own[unit] != UNIT_NONE)
+            chunk_unref(store, &drop->released, map.own[unit]);
+        if (map.base[unit] != UNIT_NONE)
+            chunk_unref(store, &drop->released, map.base[unit]);
+    }
+    kv_batch_delete(&drop->write.batch, key, key_len);
+    uint8_t sums[RECORD_KEY_BYTES];
+    memcpy(sums, key, key_len);
+    sums[0] = RECORD_SUMS;
+    kv_batch_delete(&drop->write.batch, sums, key_len);
+}
+
+static void page_scanned(struct kv_scan *scan, int rc)
+{
+    struct drop *drop = scan->owner;
+    struct store *store = drop->store;
+    uint32_t cursor = 0, key_len, value_len;
+    const uint8_t *key, *value;
+    bool is_delete;
+    assert(drop->busy);
+    if (rc)
+        store_fail(store, rc);
+    if (store->failed) {
+        drop->busy = false;
+        again(drop);
+        return;
+    }
+    kv_batch_reset(&drop->write.batch);
+    while (kv_batch_next(&scan->pairs, &cursor, &key, &key_len, &value, &value_len, &is_delete))
+        delete_record(drop, key, key_len, value, value_len);
+    if (drop->write.batch.count)
+        submit_page(drop);
+    else
+        delete_rest(drop);
+}
+
+static void step(struct env_timer *timer)
+{
+    struct drop *drop = list_entry(timer, struct drop, timer);
+    struct store *store = drop->store;
+    assert(!drop->busy);
+    if (store->background->stopping || store->failed)
+        return;
+    if (drop->shard) {
+        if (!shard_quiet(drop->shard)) {
+            again(drop);
+            return;
+        }
+        shard_destroy(drop->shard);
+        drop->shard = NULL;
+    }
+    struct record_key from = record_key_chunk(RECORD_MAP, &drop->id, 0, UINT32_MAX);
+    struct record_key last = record_key_chunk(RECORD_MAP, &drop->id, STORE_SHARD_CHUNKS - 1, 0);
+    memcpy(drop->scan.from, from.bytes, from.len);
+    drop->scan.from_len = from.len;
+    memcpy(drop->scan.to, last.bytes, last.len);
+    drop->scan.to[last.len] = 0;
+    drop->scan.to_len = last.len + 1;
+    drop->scan.limit = PAGE_RECORDS;
+    drop->scan.cb = page_scanned;
+    drop->scan.owner = drop;
+    kv_batch_reset(&drop->scan.pairs);
+    drop->busy = true;
+    kv_scan(store->kv, &drop->scan);
+}
+
+static struct drop *drop_create(struct store *store, const struct store_shard_id *id)
+{
+    assert(!drop_running(store, id));
+    struct drop *drop = store_malloc(sizeof(*drop));
+    drop->store = store;
+    drop->id = *id;
+    list_push_back(&store->background->drops, &drop->link);
+    return drop;
+}
+
+void drop_resume(struct store *store, const struct store_shard_id *id)
+{
+    assert(!store->opened); /* started with the rest of the background work */
+    (void)drop_create(store, id);
+}
+
+void drop_start_all(struct store *store)
+{
+    assert(store->opened);
+    list_for_each(node, &store->background->drops)
+        again(list_entry(node, struct drop, link));
+}
+
+bool drop_idle(const struct store *store)
+{
+    assert(store->background);
+    list_for_each(node, &store->background->drops)
+        if (list_entry(node, struct drop, link)->busy)
+            return false;
+    return true;
+}
+
+void drop_close_all(struct store *store)
+{
+    assert(drop_idle(store));
+    list_for_each_safe(node, next, &store->background->drops) {
+        struct drop *drop = list_entry(node, struct drop, link);
+        env_timer_stop(store->env, &drop->timer);
+        if (drop->shard)
+            shard_destroy(drop->shard);
+        unit_list_close(&drop->released);
+        drop_end(drop);
+    }
+}
+
+void store_shard_drop(struct store *store, const struct store_shard_id *id)
+{
+    assert(store->opened && !store->closing);
+    struct store_shard *shard = shard_find(store, id);
+    if (drop_running(store, id) || store->failed)
+        return;
+    assert(!shard || !shard->open);
+    struct kv_write *write = small_put_create(store);
+    struct record_key key = record_key_shard(RECORD_DROP, id);
+    uint8_t value[RECORD_DROP_BYTES];
+    record_drop_encode(&key, value);
+    kv_batch_put(&write->batch, key.bytes, key.len, value, sizeof(value));
+    small_put_submit(write);
+    struct drop *drop = drop_create(store, id);
+    if (shard) {
+        shard_unlink(shard);
+        drop->shard = shard;
+    }
+    again(drop);
+}

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* marks: dirty marks of regions (R14) and the bounded active set.
+ *
+ * - mark_acquire lets a piece through when its region's mark is durable in its epoch; else the mark joins the next round
+ *   and the piece waits. The data is never written before the mark.
+ * - mark_release counts it out; round_batch.c deletes marks that are flushed and committed and were not written since.
+ * - The set is bounded by what a local flush could clean: marks of uncommitted writes don't count (no distributed deadlock).
+ * Failure: if the mark can't be written the store failed, and the data is not written.
+ */
+#include "server/store/store_core.h"
+
+#include <stdlib.h>
+
+struct mark *mark_find(const struct store_shard *shard, uint32_t chunk)
+{
+    assert(chunk < STORE_SHARD_CHUNKS);
+    return shard->marks[chunk / REGION_CHUNKS];
+}
+
+struct mark *mark_create(struct store_shard *shard, uint32_t region)
+{
+    assert(region < SHARD_REGIONS);
+    assert(!shard->marks[region]);
+    struct mark *mark = store_malloc(sizeof(*mark));
+    mark->shard = shard;
+    mark->region = (uint16_t)region;
+    list_head_init(&mark->waiters);
+    list_push_back(&shard->store->marks, &mark->lru);
+    shard->store->mark_count++;
+    shard->marks[region] = mark;
+    return mark;
+}
+
+void mark_destroy(struct mark *mark)
+{
+    assert(list_empty(&mark->waiters));
+    assert(!mark->inflight);
+    assert(!mark->wanted && !mark->in_round);
+    list_remove(&mark->lru);
+    assert(mark->shard->store->mark_count > 0);
+    mark->shard->store->mark_count--;
+    mark->shard->marks[mark->region] = NULL;
+    free(mark);
+}
+
+void mark_want(struct mark *mark, uint64_t epoch)
+{
+    struct store *store = mark->shard->store;
+    assert(!mark->cleaning);
+    if (epoch > mark->want_epoch)
+        mark->want_epoch = epoch;
+    if (mark->wanted)
+        return;
+    if (store->wanted_count == store->wanted_capacity) {
+        uint32_t capacity = store->wanted_capacity ? 2 * store->wanted_capacity : 64;
+        struct mark **wanted = realloc(store->wanted, capacity * sizeof(struct mark *));
+        if (!wanted)
+            abort();
+        store->wanted = wanted;
+        store->wanted_capacity = capacity;
+    }
+    store->wanted[store->wanted_count++] = mark;
+    mark->wanted = true;
+    round_kick(store);
+}
+
+/* R14: commit known in the mark's own epoch (or in a later one for everything up to it). */
+bool mark_committed(const struct mark *mark)
+{
+    const struct store_shard *shard = mark->shard;
+    assert(shard);
+    if (shard->epoch_committed > mark->epoch)
+        return true;
+    if (mark->takeover_due && shard->epoch_committed < mark->epoch)
+        return false;
+    if (!mark->last_lsn_n)
+        return true;
+    return shard->commit_epoch == mark->epoch && shard->commit_n >= mark->last_lsn_n;
+}
+
+bool mark_cleanable(const struct mark *mark)
+{
+    assert(mark->shard);
+    return mark->durable && !mark->wanted && !mark->in_round && !mark->cleaning &&
+           !mark->inflight && !mark->frozen && !mark->suspect && list_empty(&mark->waiters) &&
+           mark_committed(mark);
+}
+
+static bool has_room(const struct store *store)
+{
+    assert(store->config.active_set_max > 0);
+    if (store->mark_count < store->config.active_set_max)
+        return true;
+    uint32_t count = 0;
+    list_for_each(node, &store->marks) {
+        const struct mark *mark = list_entry(node, struct mark, lru);
+        count += mark->cleaning || mark_cleanable(mark);
+    }
+    return count < store->config.active_set_max;
+}
+
+static void begin_write(struct mark *mark, struct piece *piece)
+{
+    struct store *store = piece->store;
+    assert(mark->durable && !mark->cleaning); /* R14: durable before the first data write */
+    assert(!piece->marked);
+    mark->inflight++;
+    mark->writes++;
+    mark->touched |= (uint16_t)(1u << (piece->chunk_index % REGION_CHUNKS));
+    if (piece->epoch == mark->epoch && piece->lsn_n > mark->last_lsn_n)
+        mark->last_lsn_n = piece->lsn_n;
+    mark->last_write_ns = piece->started_ns;
+    list_remove(&mark->lru);
+    list_push_back(&store->marks, &mark->lru);
+    piece->mark = mark;
+    piece->marked = true;
+}
+
+bool mark_acquire(struct piece *piece)
+{
+    struct store_shard *shard = piece->shard;
+    struct mark *mark = mark_find(shard, piece->chunk_index);
+    assert(!piece->marked);
+    if (!mark) {
+        if (!has_room(piece->store)) {
+            list_push_back(&piece->store->room_waiters, &piece->wait_link);
+            piece->store->round.room_wanted = true;
+            round_kick(piece->store);
+            return false;
+        }
+        mark = mark_create(shard, piece->chunk_index / REGION_CHUNKS);
+    }
+    if (mark->durable && !mark->cleaning && mark->epoch >= piece->epoch) {
+        begin_write(mark, piece);
+        return true;
+    }
+    list_push_back(&mark->waiters, &piece->wait_link);
+    if (!mark->cleaning && !(mark->in_round && mark->writing_epoch >= piece->epoch))
+        mark_want(mark, piece->epoch);
+    return false;
+}
+
+void mark_release(struct piece *piece)
+{
+    struct mark *mark = piece->mark;
+    assert(piece->marked);
+    assert(mark->inflight > 0);
+    mark->inflight--;
+    mark->last_write_ns = env_now_ns(piece->store->env);
+    piece->marked = false;
+    if (!list_empty(&piece->store->room_waiters) && mark_cleanable(mark)) {
+        piece->store->round.room_wanted = true;
+        round_kick(piece->store);
+    }
+}
+
+void mark_written(struct mark *mark)
+{
+    assert(mark->in_round);
+    mark->in_round = false;
+    if (mark->durable && mark->writing_epoch > mark->epoch) {
+        /* R14: what an earlier epoch left is committed only when this one's takeover is complete. */
+        mark->takeover_due = true;
+        mark->last_lsn_n = 0;
+    }
+    mark->durable = true;
+    assert(mark->writing_epoch >= mark->epoch);
+    mark->epoch = mark->writing_epoch;
+    piece_wake(&mark->waiters);
+}
+
+void mark_wake_room(struct store *store)
+{
+    assert(store->opened);
+    if (!list_empty(&store->room_waiters) && has_room(store))
+        piece_wake(&store->room_waiters);
+}
+
+/* Sequential streams pre-mark: past the middle of a region the next one is marked without waiting. */
+void mark_stream(struct store_shard *shard, const struct store_io *io)
+{
+    struct store *store = shard->store;
+    assert(io->op == STORE_WRITE);
+    shard->stream_length = io->offset == shard->stream_end ? shard->stream_length + 1 : 0;
+    shard->stream_end = io->offset + io->length;
+    uint32_t next = (uint32_t)(io->offset / STORE_REGION_BYTES) + 1;
+    if (shard->stream_length < 4 || io->offset % STORE_REGION_BYTES < STORE_REGION_BYTES / 2 ||
+        next * (uint64_t)STORE_REGION_BYTES >= shard->bytes || shard->marks[next])
+        return;
+    if (store->mark_count >= store->config.active_set_max)
+        return;
+    struct mark *mark = mark_create(shard, next);
+    mark->last_write_ns = env_now_ns(store->env);
+    mark_want(mark, io->epoch);
+}
+
+void store_restamp(struct store_restamp *req)
+{
+    assert(req->shard && req->cb);
+    struct store_shard *shard = req->shard;
+    for (uint32_t region = 0; region < SHARD_REGIONS; region++) {
+        struct mark *mark = shard->marks[region];
+        if (!mark)
+            continue;
+        if (mark->cleaning) /* content known in the old epoch; marked again after that batch */
+            continue;
+        if (mark->want_epoch < req->epoch || mark->epoch < req->epoch)
+            mark_want(mark, req->epoch);
+    }
+    req->link.next = req->link.prev = NULL;
+    list_push_back(&shard->store->restamps, &req->link);
+    round_kick(shard->store);
+}
+
+void store_committed(struct store_shard *shard, uint64_t epoch, uint64_t commit_n)
+{
+    assert(shard->open);
+    if (epoch < shard->commit_epoch || (epoch == shard->commit_epoch && commit_n <= shard->commit_n))
+        return;
+    assert(epoch >= shard->commit_epoch);
+    shard->commit_epoch = epoch;
+    shard->commit_n = commit_n;
+    if (!list_empty(&shard->store->room_waiters))
+        mark_wake_room(shard->store);
+}
+
+void store_epoch_committed(struct store_shard *shard, uint64_t epoch)
+{
+    assert(shard->open);
+    if (epoch > shard->epoch_committed)
+        shard->epoch_committed = epoch;
+    assert(shard->epoch_committed >= epoch);
+}
+
+bool store_shard_suspect(const struct store_shard *shard)
+{
+    assert(shard->store);
+    for (uint32_t region = 0; region < SHARD_REGIONS; region++)
+        if (shard->marks[region] && shard->marks[region]->suspect)
+            return true;
+    return false;
+}
+
+static void set_frozen(struct store_shard *shard, bool frozen)
+{
+    assert(shard->store);
+    for (uint32_t region = 0; region < SHARD_REGIONS; region++) {
+        struct mark *mark = shard->marks[region];
+        if (!mark || mark->frozen == frozen || mark->cleaning)
+            continue;
+        mark->frozen = frozen;
+        mark_want(mark, mark->epoch);
+    }
+}
+
+void store_marks_freeze(struct store_shard *shard)
+{
+    assert(shard->open);
+    set_frozen(shard, /* frozen= */ true);
+}
+
+void store_marks_thaw(struct store_shard *shard)
+{
+    assert(shard->open);
+    set_frozen(shard, /* frozen= */ false);
+}

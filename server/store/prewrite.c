@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* prewrite: zeroes a file store ahead of the allocation, so that data never meets unwritten extents.
+ *
+ * - Units are handed out below the watermark only; it rises by 1 MiB writes of zeros, at prewrite_bytes_per_s while 64 MiB
+ *   are free below it, else as fast as the drive goes.
+ * - The watermark is persisted with whatever batch is synced next; after a crash the references say how far it was.
+ * Failure: a failed write fails the store.
+ */
+#include "server/store/background.h"
+
+#include <string.h>
+
+enum { AHEAD_UNITS = (64u << 20) / STORE_UNIT_BYTES };
+
+static void tick(struct env_timer *timer)
+{
+    struct prewriter *prewriter = list_entry(timer, struct prewriter, timer);
+    struct background *background = list_entry(prewriter, struct background, prewriter);
+    assert(!prewriter->busy);
+    prewrite_kick(background->store);
+}
+
+static void written(struct drive_io *io, int rc)
+{
+    struct prewriter *prewriter = list_entry(io, struct prewriter, io);
+    struct store *store = list_entry(prewriter, struct background, prewriter)->store;
+    assert(prewriter->busy);
+    prewriter->busy = false;
+    if (rc) {
+        store_fail(store, rc);
+        store_close_advance(store);
+        return;
+    }
+    alloc_set_watermark(&store->alloc, (uint32_t)((io->offset + io->length) / STORE_UNIT_BYTES));
+    store->drive->prewritten = (uint64_t)store->alloc.watermark * STORE_UNIT_BYTES;
+    piece_wake(&store->space_waiters);
+    if (store->background->stopping) {
+        store_close_advance(store);
+        return;
+    }
+    uint64_t delay = (uint64_t)io->length * 1000000000u / store->config.prewrite_bytes_per_s;
+    if (store->alloc.free_below < AHEAD_UNITS)
+        prewrite_kick(store);
+    else
+        env_timer_start(store->env, &prewriter->timer, delay, tick);
+}
+
+void prewrite_kick(struct store *store)
+{
+    struct prewriter *prewriter = &store->background->prewriter;
+    struct alloc *alloc = &store->alloc;
+    if (prewriter->busy || store->background->stopping || store->failed || !store->opened ||
+        alloc->watermark >= alloc->unit_count)
+        return;
+    assert(store->config.prewrite_bytes_per_s); /* else the watermark is at the end */
+    env_timer_stop(store->env, &prewriter->timer);
+    if (!prewriter->buf) {
+        prewriter->buf = buf_alloc(store->config.pool, STORE_CHUNK_BYTES);
+        if (!prewriter->buf) {
+            env_timer_start(store->env, &prewriter->timer, ENV_MS(50), tick);
+            return;
+        }
+        memset(prewriter->buf->data, 0, STORE_CHUNK_BYTES);
+    }
+    uint32_t units = alloc->unit_count - alloc->watermark;
+    if (units > STORE_CHUNK_UNITS)
+        units = STORE_CHUNK_UNITS;
+    for (uint32_t i = 0; i < units; i++)
+        assert(alloc_is_free(alloc, alloc->watermark + i)); /* I11: never over data */
+    memset(&prewriter->io, 0, sizeof(prewriter->io));
+    prewriter->io.op = DRIVE_WRITE;
+    prewriter->io.offset = (uint64_t)alloc->watermark * STORE_UNIT_BYTES;
+    prewriter->io.length = units * STORE_UNIT_BYTES;
+    prewriter->io.data = prewriter->buf->data;
+    prewriter->io.cb = written;
+    prewriter->busy = true;
+    drive_submit(store->drive, &prewriter->io);
+}

@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* write: one chunk's part of a write.
+ *
+ * - write_start waits for the region's mark (R14), write_after_sums moves the chunk to the write's generation, write_map
+ *   gives each unit a place that this generation owns alone, write_data writes.
+ * - A plain overwrite of valid blocks ends there: one drive write, no record.
+ * - Newly valid blocks or new units: the map record and the sums go to the kv after the data is on the drive (R21), unsynced;
+ *   its acknowledgement ends the piece.
+ * - A unit shared with another generation is redirected: the new unit takes the written blocks, the shared one stays beneath
+ *   as base; a third source merges at once (merge.c).
+ * Failure: a failed drive write or put fails the store (content and checksums may disagree); no space waits for the round
+ *   that frees some or for prewriting, -ENOSPC when neither can help.
+ */
+#include "server/store/store_core.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Own unit that must not be overwritten in place: another record references it, or is about to. */
+static bool own_shared(const struct chunk *chunk, uint32_t generation, uint32_t unit)
+{
+    uint32_t own = chunk->own[unit];
+    assert(own != UNIT_NONE);
+    if (generation != chunk->generation && chunk->stored)
+        return true;
+    return alloc_refs(&chunk->shard->store->alloc, own) > 1;
+}
+
+static bool unit_uses(const struct chunk *chunk, uint32_t unit, bool base)
+{
+    assert(unit < STORE_CHUNK_UNITS);
+    for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++) {
+        enum block_state state = chunk_state(chunk, b);
+        if (base ? state == BLOCK_BASE || state == BLOCK_OVER
+                 : state == BLOCK_OWN || state == BLOCK_OVER)
+            return true;
+    }
+    return false;
+}
+
+bool write_needs_merge(const struct chunk *chunk, uint32_t generation, uint32_t unit)
+{
+    assert(unit < STORE_CHUNK_UNITS);
+    if (chunk->own[unit] == UNIT_NONE || chunk_base(chunk, unit) == UNIT_NONE ||
+        !own_shared(chunk, generation, unit))
+        return false;
+    return unit_uses(chunk, unit, /* base= */ false) && unit_uses(chunk, unit, /* base= */ true);
+}
+
+uint32_t store_units_needed(struct store_shard *shard, uint32_t generation, uint64_t offset,
+                            uint64_t length)
+{
+    assert(length > 0);
+    assert(offset + length <= shard->bytes);
+    uint64_t first = offset / STORE_UNIT_BYTES, last = (offset + length - 1) / STORE_UNIT_BYTES;
+    uint32_t needed = 0;
+    for (uint64_t at = first; at <= last; at++) {
+        const struct chunk *chunk = chunk_get(shard, (uint32_t)(at / STORE_CHUNK_UNITS));
+        uint32_t unit = (uint32_t)(at % STORE_CHUNK_UNITS);
+        if (!chunk || chunk->own[unit] == UNIT_NONE || own_shared(chunk, generation, unit))
+            needed++;
+    }
+    return needed;
+}
+
+void write_start(struct piece *piece)
+{
+    assert(piece->kind == PIECE_WRITE);
+    if (piece->stage == PIECE_QUEUED)
+        piece_move(piece, PIECE_MARK);
+    if (!mark_acquire(piece))
+        return;
+    struct chunk *chunk = chunk_obtain(piece->shard, piece->chunk_index, piece->generation);
+    piece->chunk = chunk;
+    piece_move(piece, PIECE_SUMS);
+    if (piece->generation < chunk->generation) {
+        /* A write that an older generation sees, after a newer one began here, needs both records changed. */
+        piece_finish(piece, -EOPNOTSUPP);
+        return;
+    }
+    if (piece->epoch > chunk->mod_epoch) /* R14: never decreases */
+        chunk->mod_epoch = piece->epoch;
+    piece->sums = sums_acquire(chunk, piece);
+    if (piece->pending && piece->generation == chunk->generation) {
+        /* The map does not wait: the sums come in beside the data. */
+        write_map(piece);
+        return;
+    }
+    if (!piece->pending)
+        write_after_sums(piece);
+}
+
+/* Runs again when the switch's put was acknowledged. */
+void write_after_sums(struct piece *piece)
+{
+    assert(piece->stage == PIECE_SUMS);
+    assert(!piece->pending);
+    if (!generation_switch(piece))
+        return;
+    if (piece->kind == PIECE_WRITE)
+        write_map(piece);
+    else
+        zero_apply(piece);
+}
+
+static uint32_t wish_for(const struct chunk *chunk, uint32_t unit)
+{
+    assert(unit < STORE_CHUNK_UNITS);
+    for (uint32_t i = 1; i < STORE_CHUNK_UNITS; i++) { /* nearest neighbours first */
+        if (unit >= i && chunk->own[unit - i] != UNIT_NONE)
+            return chunk->own[unit - i] + i;
+        if (unit + i < STORE_CHUNK_UNITS && chunk->own[unit + i] != UNIT_NONE &&
+            chunk->own[unit + i] >= i)
+            return chunk->own[unit + i] - i;
+    }
+    return UNIT_NONE;
+}
+
+uint32_t write_take_unit(struct piece *piece, uint32_t unit)
+{
+    struct alloc *alloc = &piece->store->alloc;
+    assert(piece->chunk);
+    uint32_t taken = alloc_take(alloc, wish_for(piece->chunk, unit), unit);
+    if (taken == UNIT_NONE)
+        return taken;
+    piece->units_allocated++;
+    piece->map_changed = true;
+    assert(alloc_refs(alloc, taken) == 1); /* R22: one unit, one owner */
+    return taken;
+}
+
+/* The shared unit becomes the base beneath a new one. */
+static void put_beneath(struct piece *piece, uint32_t unit)
+{
+    struct chunk *chunk = piece->chunk;
+    uint32_t old = chunk->own[unit], base = chunk_base(chunk, unit);
+    chunk->own[unit] = UNIT_NONE;
+    if (!unit_uses(chunk, unit, /* base= */ false)) {
+        chunk_unref(piece->store, &piece->released, old);
+        return;
+    }
+    assert(!unit_uses(chunk, unit, /* base= */ true)); /* else it merges */
+    if (base != UNIT_NONE)
+        chunk_unref(piece->store, &piece->released, base);
+    chunk_set_base(chunk, unit, old);
+    for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++)
+        if (chunk_state(chunk, b) == BLOCK_OWN) {
+            chunk_clear_fresh(chunk, b);
+            record_state_set(chunk->states, b, BLOCK_BASE);
+        }
+}
+
+/* Gives the unit a place of its own. 0; -EAGAIN: no unit to be had now. */
+static int prepare_unit(struct piece *piece, uint32_t unit)
+{
+    struct chunk *chunk = piece->chunk;
+    assert(piece->generation == chunk->generation);
+    if (chunk->own[unit] != UNIT_NONE && !own_shared(chunk, piece->generation, unit))
+        return 0;
+    if (write_needs_merge(chunk, piece->generation, unit)) {
+        for (uint32_t i = 0; i < piece->merge_count; i++)
+            if (piece->merges[i].unit == unit)
+                return 0;
+        uint32_t taken = write_take_unit(piece, unit);
+        if (taken == UNIT_NONE)
+            return -EAGAIN;
+        if (piece->merge_count == piece->merge_capacity) {
+            piece->merge_capacity = STORE_CHUNK_UNITS;
+            piece->merges = store_malloc(STORE_CHUNK_UNITS * sizeof(*piece->merges));
+        }
+        piece->merges[piece->merge_count++] = (struct merge){.unit = (uint16_t)unit, .taken = taken};
+        return 0;
+    }
+    uint32_t taken = write_take_unit(piece, unit);
+    if (taken == UNIT_NONE)
+        return -EAGAIN;
+    if (chunk->own[unit] != UNIT_NONE)
+        put_beneath(piece, unit);
+    assert(chunk->own[unit] == UNIT_NONE);
+    chunk->own[unit] = taken;
+    return 0;
+}
+
+static void wait_for_space(struct piece *piece)
+{
+    struct store *store = piece->store;
+    assert(piece->stage == PIECE_MAP);
+    bool prewriting = store->alloc.free > store->alloc.free_below;
+    if (!prewriting && !store->alloc.quarantined) {
+        piece_finish(piece, -ENOSPC);
+        return;
+    }
+    list_push_back(&store->space_waiters, &piece->wait_link);
+    if (prewriting)
+        prewrite_kick(store);
+    if (store->alloc.quarantined) {
+        store->round.sync_wanted = true;
+        round_kick(store);
+    }
+}
+
+void write_map(struct piece *piece)
+{
+    if (piece->stage != PIECE_MAP)
+        piece_move(piece, PIECE_MAP);
+    uint32_t last = (uint32_t)(piece->first + piece->count - 1) / UNIT_BLOCKS;
+    chunk_tidy(piece->chunk, &piece->released);
+    piece->map_changed |= piece->released.count > 0;
+    assert(last < STORE_CHUNK_UNITS);
+    for (uint32_t unit = piece->first / UNIT_BLOCKS; unit <= last; unit++) {
+        if (prepare_unit(piece, unit)) {
+            wait_for_space(piece);
+            return;
+        }
+    }
+    space_check(piece->store);
+    if (piece->merge_count)
+        merge_start(piece);
+    else
+        write_data(piece);
+}
+
+static bool merged_unit(const struct piece *piece, uint32_t unit)
+{
+    assert(unit < STORE_CHUNK_UNITS);
+    for (uint32_t i = 0; i < piece->merge_count; i++)
+        if (piece->merges[i].unit == unit)
+            return true;
+    return false;
+}
+
+static uint64_t target_of(const struct piece *piece, uint32_t index)
+{
+    uint32_t block = piece->first + index;
+    assert(index < piece->count);
+    if (piece->merge_count && merged_unit(piece, block / UNIT_BLOCKS))
+        return UINT64_MAX;
+    return (uint64_t)piece->chunk->own[block / UNIT_BLOCKS] * STORE_UNIT_BYTES +
+           block % UNIT_BLOCKS * STORE_BLOCK_BYTES;
+}
+
+void write_data(struct piece *piece)
+{
+    piece_move(piece, PIECE_DATA);
+    uint32_t i = 0;
+    assert(piece->data && piece->crcs);
+    piece->pending++; /* this function's own */
+    while (i < piece->count) {
+        uint64_t offset = target_of(piece, i);
+        uint32_t count = 1;
+        if (offset == UINT64_MAX) {
+            i++;
+            continue;
+        }
+        while (i + count < piece->count &&
+               target_of(piece, i + count) == offset + (uint64_t)count * STORE_BLOCK_BYTES)
+            count++;
+        run_submit(piece, DRIVE_WRITE, offset, i, count, piece->data + (size_t)i * STORE_BLOCK_BYTES);
+        i += count;
+    }
+    piece_part_done(piece, 0);
+}
+
+/* R21: what became valid is fresh until its flush. Returns whether anything did. */
+static bool set_states(struct piece *piece)
+{
+    struct chunk *chunk = piece->chunk;
+    bool newly = false;
+    assert(piece->sums->loaded);
+    for (uint32_t i = 0; i < piece->count; i++) {
+        uint32_t block = piece->first + i;
+        sums_set(piece->sums, block, piece->crcs[i]);
+        enum block_state state = chunk_state(chunk, block);
+        if (state == BLOCK_OWN || state == BLOCK_OVER)
+            continue;
+        record_state_set(chunk->states, block, state == BLOCK_BASE ? BLOCK_OVER : BLOCK_OWN);
+        chunk_set_fresh(chunk, block);
+        newly = true;
+    }
+    return newly;
+}
+
+void write_data_done(struct piece *piece)
+{
+    assert(piece->stage == PIECE_DATA);
+    assert(!piece->rc); /* a failed drive write failed the store */
+    bool newly = set_states(piece);
+    if (newly || piece->map_changed)
+        write_submit_put(piece, /* with_sums= */ true);
+    else
+        piece_finish(piece, 0);
+}
+
+static void put_done(struct kv_write *write, int rc)
+{
+    struct piece *piece = write->owner;
+    struct store *store = piece->store;
+    assert(store->puts_in_flight > 0);
+    store->puts_in_flight--;
+    if (rc)
+        store_fail(store, rc);
+    piece_part_done(piece, 0);
+}
+
+static void submit_batch(struct piece *piece)
+{
+    struct store *store = piece->store;
+    assert(piece->put.batch.count > 0);
+    piece->put.cb = put_done;
+    piece->put.owner = piece;
+    piece->pending++;
+    store->puts_in_flight++;
+    round_submit_put(store, &piece->put);
+    round_release(store, &piece->released);
+}
+
+void write_submit_put(struct piece *piece, bool with_sums)
+{
+    assert(piece->chunk);
+    piece_move(piece, PIECE_PUT);
+    kv_batch_reset(&piece->put.batch);
+    chunk_put(piece->chunk, &piece->put.batch, &piece->released);
+    if (with_sums)
+        chunk_put_sums(piece->chunk, &piece->put.batch);
+    submit_batch(piece);
+}
+
+/* A record of the piece's generation takes over the whole resolved map; every unit gets one more reference. Its sums are
+ * copied with it, so that no lookup ever walks back. */
+bool generation_switch(struct piece *piece)
+{
+    struct chunk *chunk = piece->chunk;
+    struct store *store = piece->store;
+    assert(piece->sums && piece->sums->loaded);
+    if (piece->generation == chunk->generation)
+        return true;
+    assert(piece->generation > chunk->generation);
+    if (!chunk->stored) {
+        chunk->generation = piece->generation;
+        return true;
+    }
+    chunk_tidy(chunk, &piece->released);
+    if (chunk->fresh) {
+        /* R21: only settled blocks may become another record's: a crash must not let it accept what never existed. */
+        list_push_back(&store->settle_waiters, &piece->wait_link);
+        store->round.sync_wanted = true;
+        round_kick(store);
+        return false;
+    }
+    for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++) {
+        uint32_t own = chunk->own[unit], base = chunk_base(chunk, unit);
+        if ((own != UNIT_NONE && alloc_refs(&store->alloc, own) >= UINT16_MAX) ||
+            (base != UNIT_NONE && alloc_refs(&store->alloc, base) >= UINT16_MAX)) {
+            piece_finish(piece, -EMLINK);
+            return false;
+        }
+    }
+    for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++) {
+        uint32_t own = chunk->own[unit], base = chunk_base(chunk, unit);
+        int rc = own != UNIT_NONE ? alloc_ref(&store->alloc, own) : 0;
+        assert(rc == 0);
+        rc = base != UNIT_NONE ? alloc_ref(&store->alloc, base) : 0;
+        assert(rc == 0);
+    }
+    kv_batch_reset(&piece->put.batch);
+    if (piece->sums->dirty)
+        chunk_put_sums(chunk, &piece->put.batch); /* of the generation that ends */
+    chunk->generation = piece->generation;
+    chunk_put(chunk, &piece->put.batch, &piece->released);
+    chunk_put_sums(chunk, &piece->put.batch);
+    submit_batch(piece);
+    return false;
+}
