@@ -35,6 +35,7 @@ static int path_join(const char *directory, const char *name, char ret_path[STOR
 int store_tool_drive_path(const char *directory, char ret_path[STORE_TOOL_PATH_MAX])
 {
     struct stat st;
+    assert(directory && ret_path);
     int rc = path_join(directory, "device", ret_path);
     if (rc == 0 && lstat(ret_path, &st) < 0)
         rc = path_join(directory, "store.img", ret_path);
@@ -44,6 +45,7 @@ int store_tool_drive_path(const char *directory, char ret_path[STORE_TOOL_PATH_M
 
 int store_tool_kv_path(const char *directory, char ret_path[STORE_TOOL_PATH_MAX])
 {
+    assert(directory && ret_path);
     return path_join(directory, "kv", ret_path);
 }
 
@@ -58,6 +60,7 @@ static void io_done(struct drive_io *io, int rc)
 {
     struct wait *wait = io->owner;
     assert(!wait->done);
+    assert(rc <= 0);
     *wait = (struct wait){.done = true, .rc = rc};
 }
 
@@ -65,6 +68,7 @@ static void write_done(struct kv_write *req, int rc)
 {
     struct wait *wait = req->owner;
     assert(!wait->done);
+    assert(rc <= 0);
     *wait = (struct wait){.done = true, .rc = rc};
 }
 
@@ -104,6 +108,7 @@ static int make_directory(const char *directory)
 static int link_device(const char *directory, const char *drive)
 {
     char link[STORE_TOOL_PATH_MAX], target[STORE_TOOL_PATH_MAX], here[STORE_TOOL_PATH_MAX / 2];
+    assert(drive && drive[0]);
     int n, rc = path_join(directory, "device", link);
     if (rc < 0)
         return rc;
@@ -123,6 +128,7 @@ static int link_device(const char *directory, const char *drive)
 static int check_size(const struct store_identity *identity, uint64_t bytes)
 {
     uint8_t block[STORE_BLOCK_BYTES];
+    assert(bytes % STORE_BLOCK_BYTES == 0);
     int rc = store_format_superblock(block, identity, bytes);
     assert(rc == 0 || rc == -EINVAL);
     if (rc < 0)
@@ -147,6 +153,7 @@ static int prepare_drive(const struct store_tool_format *format, char ret_path[S
         return -EINVAL;
     }
     uint64_t bytes = format->bytes - format->bytes % STORE_BLOCK_BYTES;
+    assert(bytes <= format->bytes);
     if (bytes == 0) {
         log_error("%s is to be a file: give its size", ret_path);
         return -EINVAL;
@@ -168,12 +175,14 @@ static int prepare_drive(const struct store_tool_format *format, char ret_path[S
 
 static int check_blank(struct ring_loop *loop, struct drive *drive, const char *path, uint8_t *buffer)
 {
+    assert(!drive->is_file);
     uint32_t length = drive->bytes < SIGNATURE_BYTES ? (uint32_t)drive->bytes : SIGNATURE_BYTES;
     int rc = drive_run(loop, drive, DRIVE_READ, 0, length, buffer);
     for (uint32_t i = 0; rc == 0 && i < length; i++) {
         if (buffer[i] != 0)
             rc = -EEXIST;
     }
+    assert(length % BUF_ALIGN == 0);
     if (rc == -EEXIST) {
         struct superblock super;
         bool ours = superblock_decode(buffer, &super) == 0;
@@ -186,6 +195,7 @@ static int check_blank(struct ring_loop *loop, struct drive *drive, const char *
 /* A database directory is flat; what is not a plain file there is not ours to remove. */
 static int remove_database(const char *path)
 {
+    assert(path && path[0]);
     DIR *dir = opendir(path);
     if (!dir)
         return errno == ENOENT ? 0 : -errno;
@@ -267,6 +277,7 @@ static int format_drive(struct ring_loop *loop, struct drive *drive, const char 
 
 static int sync_directory(const char *directory)
 {
+    assert(directory);
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return -errno;
