@@ -48,14 +48,33 @@ static void check_msg(const struct msg *msg)
         assert(msg->payload->capacity >= header->payload_len && (uintptr_t)msg->payload->data % BUF_ALIGN == 0);
 }
 
+/* How much goes at once: 1 byte to a few MiB; all when the input is used up. */
+static size_t take_cut(struct input *input)
+{
+    if (input->at >= input->size)
+        return FUZZ_STREAM_MAX;
+    uint32_t small = take(input);
+    return 1 + (size_t)small * (1 + (size_t)take(input) * 64);
+}
+
+/* WIRE_PAYLOAD_MAX bytes that follow from `seed`. */
+static const uint8_t *pattern(uint64_t seed)
+{
+    static uint8_t table[WIRE_PAYLOAD_MAX + 256];
+    if (table[1] == 0)
+        for (uint32_t i = 0; i < sizeof(table); i++)
+            table[i] = (uint8_t)i;
+    return table + (seed & 0xff);
+}
+
 /* The round trip's bytes follow from the frame's number. */
 static void check_content(const struct msg *msg, uint64_t number)
 {
     assert(msg->header.request_id == number);
-    for (uint32_t i = 0; i < msg->header.body_len; i += i < 64 ? 1 : 61)
-        assert(msg->body[i] == (uint8_t)(number + i));
-    for (uint32_t i = 0; i < msg->header.payload_len; i += i < 64 ? 1 : 509)
-        assert(msg->payload->data[i] == (uint8_t)(number * 3 + i));
+    if (msg->body)
+        assert(memcmp(msg->body, pattern(number), msg->header.body_len) == 0);
+    if (msg->payload)
+        assert(memcmp(msg->payload->data, pattern(number * 3), msg->header.payload_len) == 0);
 }
 
 /* Takes what is whole; 0 or the parser's error. */
@@ -96,7 +115,7 @@ static uint64_t parse(struct frame_pool *pool, const uint8_t *stream, size_t byt
     for (size_t at = 0; at < bytes && rc == 0;) {
         struct iovec vec[FRAME_RX_VEC_MAX];
         unsigned n = frame_rx_space(&rx, vec);
-        size_t limit = 1 + (size_t)take(cuts) * (1 + (size_t)take(cuts) * 64), got = 0;
+        size_t limit = take_cut(cuts), got = 0;
         for (unsigned i = 0; i < n; i++) {
             size_t piece = bytes - at < limit - got ? bytes - at : limit - got;
             piece = piece < vec[i].iov_len ? piece : vec[i].iov_len;
@@ -119,7 +138,7 @@ static uint64_t parse(struct frame_pool *pool, const uint8_t *stream, size_t byt
 
 static void round_trip(struct frame_pool *pool, struct input *input)
 {
-    static uint8_t stream[FUZZ_STREAM_MAX], body[WIRE_BODY_MAX];
+    static uint8_t stream[FUZZ_STREAM_MAX];
     struct frame_tx tx;
     uint64_t frames = 1 + take(input) % FUZZ_FRAMES_MAX, pushed = 0;
     size_t bytes = 0;
@@ -134,11 +153,9 @@ static void round_trip(struct frame_pool *pool, struct input *input)
             buf_unref(payload);
             break;
         }
-        for (uint32_t i = 0; i < header.body_len; i++)
-            body[i] = (uint8_t)(number + i);
-        for (uint32_t i = 0; i < header.payload_len; i++)
-            payload->data[i] = (uint8_t)(number * 3 + i);
-        int rc = frame_tx_push(&tx, &header, body, payload, 0);
+        if (payload)
+            memcpy(payload->data, pattern(number * 3), header.payload_len);
+        int rc = frame_tx_push(&tx, &header, pattern(number), payload, 0);
         assert(rc == 0);
         buf_unref(payload);
         pushed++;
@@ -146,7 +163,7 @@ static void round_trip(struct frame_pool *pool, struct input *input)
     while (tx.queued_bytes > 0) {
         struct iovec vec[FRAME_TX_VEC_MAX];
         unsigned n = frame_tx_gather(&tx, vec);
-        size_t limit = 1 + (size_t)take(input) * (1 + (size_t)take(input) * 256), sent = 0;
+        size_t limit = take_cut(input), sent = 0;
         for (unsigned i = 0; i < n && sent < limit; i++) {
             size_t piece = vec[i].iov_len < limit - sent ? vec[i].iov_len : limit - sent;
             memcpy(stream + bytes, vec[i].iov_base, piece);
@@ -155,10 +172,9 @@ static void round_trip(struct frame_pool *pool, struct input *input)
         }
         assert(sent > 0);
         frame_tx_consume(&tx, sent);
-        if (input->at >= input->size)
-            input->at = input->size / 2; /* enough cuts for everything */
     }
     frame_tx_close(&tx);
+    input->at = input->size / 2; /* cut what is received, too */
     uint64_t received = parse(pool, stream, bytes, input, /* is_round_trip= */ true);
     assert(received == pushed);
 }
