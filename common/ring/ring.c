@@ -212,6 +212,21 @@ static void queue_push(struct ring_op_queue *queue, struct ring_op *op)
     queue->tail = op;
 }
 
+static void queue_remove(struct ring_op_queue *queue, struct ring_op *op)
+{
+    struct ring_op *before = NULL;
+    for (struct ring_op *at = queue->head; at != op; at = at->next) {
+        assert(at);
+        before = at;
+    }
+    if (before)
+        before->next = op->next;
+    else
+        queue->head = op->next;
+    if (queue->tail == op)
+        queue->tail = before;
+}
+
 static struct ring_op *queue_pop(struct ring_op_queue *queue)
 {
     struct ring_op *op = queue->head;
@@ -274,21 +289,39 @@ static bool ring_flush(struct ring_loop *loop)
     return true;
 }
 
+/* False when there is no room. */
+static bool ring_cancel_now(struct ring_loop *loop, struct ring_op *op)
+{
+    assert(op->state == RING_OP_SUBMITTED || op->state == RING_OP_CANCEL_LATER);
+    struct io_uring_sqe *sqe = ring_sqe_get(loop);
+    if (!sqe)
+        return false;
+    io_uring_prep_cancel(sqe, op, 0);
+    io_uring_sqe_set_data(sqe, NULL); /* its own completion is of no interest */
+    return true;
+}
+
 void ring_cancel(struct ring_loop *loop, struct ring_op *op)
 {
     if (op->state == RING_OP_QUEUED) {
         op->state = RING_OP_CANCELLED;
-        return;
+    } else if (op->state == RING_OP_SUBMITTED && !ring_cancel_now(loop, op)) {
+        op->state = RING_OP_CANCEL_LATER;
+        queue_push(&loop->cancel_later, op);
     }
-    if (op->state != RING_OP_SUBMITTED)
-        return;
-    struct io_uring_sqe *sqe = ring_sqe_get(loop);
-    if (!sqe) {
-        log_warn("no room to cancel an operation");
-        return;
+}
+
+/* The cancellations that found no room; what completed meanwhile is out of the queue again. */
+static bool ring_flush_cancels(struct ring_loop *loop)
+{
+    while (loop->cancel_later.head) {
+        if (!ring_cancel_now(loop, loop->cancel_later.head))
+            return false;
+        struct ring_op *op = queue_pop(&loop->cancel_later);
+        assert(op->state == RING_OP_CANCEL_LATER);
+        op->state = RING_OP_SUBMITTED;
     }
-    io_uring_prep_cancel(sqe, op, 0);
-    io_uring_sqe_set_data(sqe, NULL); /* its own completion is of no interest */
+    return true;
 }
 
 /* ---- the turn */
@@ -360,7 +393,7 @@ static int ring_wait(struct ring_loop *loop, int64_t wait_ns)
 
 static int ring_enter(struct ring_loop *loop, int64_t limit_ns)
 {
-    bool flushed = ring_flush(loop);
+    bool flushed = ring_flush_cancels(loop) && ring_flush(loop);
     int64_t wait_ns = ring_wait_ns(loop, limit_ns, flushed);
     assert(wait_ns >= 0);
     int rc;
@@ -380,6 +413,8 @@ static void ring_complete(struct ring_loop *loop, struct ring_op *op, int32_t re
 {
     if ((cqe_flags & IORING_CQE_F_MORE) == 0) {
         assert(loop->in_flight > 0);
+        if (op->state == RING_OP_CANCEL_LATER)
+            queue_remove(&loop->cancel_later, op);
         op->state = RING_OP_IDLE;
         loop->in_flight--;
     }

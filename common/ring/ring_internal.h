@@ -16,9 +16,10 @@
 
 enum ring_op_state {
     RING_OP_IDLE = 0,
-    RING_OP_QUEUED,    /* in a phase queue */
-    RING_OP_CANCELLED, /* in a phase queue; completes with -ECANCELED unsubmitted */
-    RING_OP_SUBMITTED, /* the kernel has it */
+    RING_OP_QUEUED,       /* in a phase queue */
+    RING_OP_CANCELLED,    /* in a phase queue; completes with -ECANCELED unsubmitted */
+    RING_OP_SUBMITTED,    /* the kernel has it */
+    RING_OP_CANCEL_LATER, /* the kernel has it; in cancel_later */
 };
 
 struct ring_op_queue {
@@ -41,8 +42,9 @@ struct ring_loop {
     struct timer_heap timers;
     struct env_task *task_head, *task_tail;
     struct ring_op_queue queues[RING_PHASE_COUNT];
-    struct ring_op_queue cancelled; /* completes in the next reap */
-    uint64_t in_flight;             /* operations between ring_submit and their last callback */
+    struct ring_op_queue cancelled;    /* completes in the next reap */
+    struct ring_op_queue cancel_later; /* cancellations that found no room */
+    uint64_t in_flight;                /* operations between ring_submit and their last callback */
     struct ring_mailbox mailbox;
     struct prng prng;
     struct ring_config config;
