@@ -83,6 +83,7 @@ struct map_session {
     uint64_t gateway_incarnation;
     bool open;
     bool read_only;
+    bool continued; /* the one before was of the same attachment: nobody else reads (R10, R19) */
 };
 
 struct map_volume {

@@ -226,6 +226,7 @@ void map_apply_session_open(struct map *map, const struct map_entry *entry, stru
         result->rc = -EBUSY;
     if (result->rc < 0)
         return;
+    session->continued = same && session->number > 0;
     session->number++;
     memcpy(session->attachment, entry->attachment, sizeof session->attachment);
     session->gateway = entry->node;

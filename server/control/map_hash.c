@@ -80,7 +80,8 @@ static uint64_t hash_volume_head(const struct map_volume *v)
     h = mix(h, (uint64_t)v->generation << 8 | v->deleting);
     h = mix(h, v->session.number);
     h = mix_bytes(h, v->session.attachment, sizeof v->session.attachment);
-    h = mix(h, (uint64_t)v->session.gateway << 8 | (uint64_t)v->session.open << 1 | v->session.read_only);
+    h = mix(h, (uint64_t)v->session.gateway << 8 | (uint64_t)v->session.continued << 2 |
+                   (uint64_t)v->session.open << 1 | v->session.read_only);
     h = mix(h, v->session.gateway_incarnation);
     return mix(h, v->changed_version);
 }

@@ -62,6 +62,11 @@ static void put_shard(struct map_writer *w, const struct map_shard *s)
     map_put_varint(w, s->changed_version);
 }
 
+static uint64_t session_bits(const struct map_session *s)
+{
+    return (uint64_t)s->open | (uint64_t)s->read_only << 1 | (uint64_t)s->continued << 2;
+}
+
 static void put_volume(struct map_writer *w, const struct map_volume *v)
 {
     map_put_varint(w, v->id);
@@ -78,7 +83,7 @@ static void put_volume(struct map_writer *w, const struct map_volume *v)
     map_put(w, v->session.attachment, sizeof v->session.attachment);
     map_put_varint(w, v->session.gateway);
     map_put_varint(w, v->session.gateway_incarnation);
-    map_put_int(w, (uint64_t)v->session.open | (uint64_t)v->session.read_only << 1, 1);
+    map_put_int(w, session_bits(&v->session), 1);
     map_put_varint(w, v->changed_version);
     for (uint32_t i = 0; i < v->shard_count; i++)
         put_shard(w, &v->shards[i]);
@@ -236,9 +241,10 @@ static void get_volume(struct map_reader *r, struct map *map)
     map_get(r, v->session.attachment, sizeof v->session.attachment);
     v->session.gateway = map_get_varint32(r);
     v->session.gateway_incarnation = map_get_varint(r);
-    (void)get_bool_bits(r, 2, &bits);
+    (void)get_bool_bits(r, 3, &bits);
     v->session.open = bits & 1;
     v->session.read_only = bits & 2;
+    v->session.continued = bits & 4;
     v->changed_version = map_get_varint(r);
     bool room = shards > 0 && shards <= MAP_SHARDS_MAX - map->shard_total &&
                 (uint64_t)shards * SHARD_BYTES_MIN <= map_reader_left(r); /* no more memory than the bytes justify */
