@@ -22,7 +22,7 @@
 
 #define FILE_BYTES (256u << 20)
 #define SHARD_BYTES (128ull << 20)
-#define SLOTS 3000u /* blocks written to, spread over the shard */
+#define SLOTS 800u /* blocks written to, spread over the shard */
 
 struct real {
     struct edges edges;
@@ -284,7 +284,7 @@ static void killed_daemon_loses_no_answered_write(void **state)
     (void)state;
     edges_init(&edges);
     directory_of(&edges, directory);
-    uint32_t answered = kill_writer_after(directory, 4000); /* first writes, then overwrites */
+    uint32_t answered = kill_writer_after(directory, 1200); /* first writes, then overwrites */
     assert_int_equal(real_open(&real, directory), 0);
     assert_int_equal(store_last_stop(real.store), STORE_STOP_SAME_BOOT);
     check_slots(&real, answered);
