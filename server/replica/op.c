@@ -156,9 +156,9 @@ static void start_client(struct op_ctx *ctx)
     if (op->opcode == WIRE_READ) {
         if (!replica_lease_valid(rep))
             return; /* R9: parked with its lock until ops_lease_renewed */
-        read_start(ctx);
+        op_read_start(ctx);
     } else {
-        write_start(ctx);
+        op_write_start(ctx);
     }
 }
 

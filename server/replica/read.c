@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* read: READ at the primary, from its own store, under the range lock (R9); and the repair of a damaged own copy.
  *
- * - read_start: store read; the store verifies checksums.
+ * - op_read_start: store read; the store verifies checksums.
  * - a mismatch: the range is locked exclusively, then repair_start asks the other in_sync members in turn, writes what a good one
  *   has over the bad blocks here, and the operation starts again.
  * Failure: damaged on every member: -EIO for this request only, reported once.
@@ -37,7 +37,7 @@ static void read_done(struct store_io *io, int rc)
     op_finish(ctx, rc);
 }
 
-void read_start(struct op_ctx *ctx)
+void op_read_start(struct op_ctx *ctx)
 {
     struct replica_op *op = ctx->op;
     assert(op->offset % STORE_BLOCK_BYTES == 0 && op->length % STORE_BLOCK_BYTES == 0);

@@ -278,7 +278,7 @@ bool ctx_ended_meanwhile(struct op_ctx *ctx);
 void ctx_lock_granted(struct range_lock *lock);
 
 /* write.c */
-void write_start(struct op_ctx *ctx);
+void op_write_start(struct op_ctx *ctx);
 void write_send(struct op_ctx *ctx, bool local); /* numbers it and sends it to every target; local: write here as well */
 void write_check_done(struct op_ctx *ctx);
 void write_peer_up(struct replica *rep, uint32_t node);
@@ -287,7 +287,7 @@ void write_recheck_all(struct replica *rep);
 void write_commit_tell(struct replica *rep);
 
 /* read.c */
-void read_start(struct op_ctx *ctx);
+void op_read_start(struct op_ctx *ctx);
 void repair_start(struct op_ctx *ctx); /* own copy is damaged: fetch from another in_sync member */
 
 /* heal.c: make the members equal to the primary's own content over a range */

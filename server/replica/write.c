@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* write: WRITE and ZERO at the primary: number, replicate, write here, acknowledge.
  *
- * - write_start: a piece smaller than a block is merged with its block first; checksums are verified before anything is sent;
+ * - op_write_start: a piece smaller than a block is merged with its block first; checksums are verified before anything is sent;
  *   space is reserved at every member (reserve.c).
  * - write_send: gives the lsn, sends REPLICATE to every member that must answer (and to syncing ones), writes to the own store
  *   in parallel.
@@ -94,7 +94,7 @@ static int take_payload(struct op_ctx *ctx)
     return 0;
 }
 
-void write_start(struct op_ctx *ctx)
+void op_write_start(struct op_ctx *ctx)
 {
     struct replica_op *op = ctx->op;
     int rc = 0;
