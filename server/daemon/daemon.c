@@ -73,7 +73,7 @@ void daemon_stop(struct daemon *d, int status)
     env_timer_start(d->env, &d->patience_timer, ENV_MS(DAEMON_PATIENCE_MS), patience_ended);
     env_timer_start(d->env, &d->deadline_timer, ENV_MS(DAEMON_DEADLINE_MS), deadline_passed);
     struct control_log *log = d->log ? daemon_log_base(d->log) : NULL;
-    if (log && log->ops->is_leader(log))
+    if (log && d->settings->voter_count > 1 && log->ops->is_leader(log))
         (void)log->ops->transfer(log); /* nobody has to notice our silence first */
     struct bridge_to_data *data = daemon_bridge_to_data(d->bridge);
     if (d->data_started)

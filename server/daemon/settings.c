@@ -63,7 +63,7 @@ static const struct config_item items[] = {
     NUMBER("replica", "sync_rate", CONFIG_BYTES, sync_bytes_per_s, "0", 0, 0, "bytes copied each second; 0: no limit"),
     NUMBER("replica", "sync_shards", CONFIG_U32, sync_shards_max, "2", 1, 64, "shards copied at once"),
     NUMBER("replica", "sync_chunks", CONFIG_U32, sync_chunks_max, "4", 1, 64, "chunks of a shard copied at once"),
-    NUMBER("memory", "buffers", CONFIG_BYTES, buffer_bytes, "128M", 16 * MIB, 0, "memory for data in flight"),
+    NUMBER("memory", "buffers", CONFIG_BYTES, buffer_bytes, "96M", 16 * MIB, 0, "memory for data in flight"),
     TEXT("log", "level", log_level_name, "info", "error, warn, info, debug or trace"),
     TEXT("log", "file", log_file, "", "file to append to; empty: standard error"),
 };
