@@ -41,7 +41,7 @@ struct world {
     struct timer_heap events;
     struct list_node envs, watchers;
     struct world_node nodes[WORLD_NODES_MAX];
-    int node_count;
+    int node_count, running;
     uint32_t env_count;
     struct prng prng;
     uint64_t now_ns, steps, hash;
@@ -194,6 +194,7 @@ struct world *world_create(uint64_t seed)
     assert(world);
     prng_seed(&world->prng, seed);
     world->hash = seed;
+    world->running = WORLD_NOBODY;
     timer_heap_init(&world->events);
     list_head_init(&world->envs);
     list_head_init(&world->watchers);
@@ -380,6 +381,11 @@ uint32_t world_node_life(const struct world *world, int node)
     return node_of_const(world, node)->life;
 }
 
+int world_running_node(const struct world *world)
+{
+    return world->running;
+}
+
 void world_watch(struct world *world, struct world_watcher *watcher)
 {
     assert(watcher->crashed || watcher->started);
@@ -414,7 +420,9 @@ static bool step_task(struct world *world)
         task->queued = false;
         task->next = NULL;
         world_trace(world, TRACE_TASK, self->id, 0);
+        world->running = self->node_index;
         task->cb(task);
+        world->running = WORLD_NOBODY;
         return true;
     }
     return false;
@@ -449,7 +457,9 @@ static void step_event(struct world *world)
         return;
     }
     world_trace(world, TRACE_EVENT, (uint64_t)(int64_t)event->node, 0);
+    world->running = event->node;
     event->cb(event);
+    world->running = WORLD_NOBODY;
 }
 
 /* One step that does not go beyond limit_ns; false when there is none. */
@@ -474,7 +484,9 @@ static bool step_within(struct world *world, uint64_t limit_ns)
     struct env_timer *timer = timer_heap_pop(&self->timers, world_env_now_ns(&self->env));
     assert(timer);
     world_trace(world, TRACE_TIMER, self->id, 0);
+    world->running = self->node_index;
     timer->cb(timer);
+    world->running = WORLD_NOBODY;
     return true;
 }
 

@@ -72,6 +72,7 @@ bool world_node_up(const struct world *world, int node);
 bool world_node_powered(const struct world *world, int node); /* false after a power crash until started */
 bool world_node_paused(const struct world *world, int node);
 uint32_t world_node_life(const struct world *world, int node); /* 1, 2, ...: starts so far */
+int world_running_node(const struct world *world);             /* whose code runs now; WORLD_NOBODY between steps */
 void world_watch(struct world *world, struct world_watcher *watcher);
 void world_unwatch(struct world *world, struct world_watcher *watcher);
 

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* faults: what the scenario's rates do to the cluster.
+ *
+ * - every 10 ms each kind of fault happens with its probability; what lasts (pause, cut, slow drive) ends after a random time.
+ * - a node whose process is gone is started again after a random time.
+ * Failure: none. The fault model is in docs/simulation.md: nothing else is injected.
+ */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/sim.h"
+
+#define TICK_NS ENV_MS(10)
+#define NEVER UINT64_MAX
+
+enum fault_kind {
+    FAULT_CRASH, FAULT_POWER, FAULT_POWER_ALL, FAULT_CRASH_PAIR, FAULT_CRASH_LOOP, FAULT_PAUSE, FAULT_CUT, FAULT_ISOLATE,
+    FAULT_RESET, FAULT_SLOW_DRIVE, FAULT_DRIVE_EIO, FAULT_ROT, FAULT_CLEAN_STOP, FAULT_FAILOVER, FAULT_KINDS,
+};
+
+static const char *const fault_names[FAULT_KINDS] = {
+    "crash", "power loss", "power loss of all", "crash of a pair", "crash loop", "pause", "one-way cut", "isolation",
+    "reset", "slow drive", "drive EIO", "bit rot", "clean stop", "client fail-over",
+};
+
+struct faulty_node {
+    uint64_t start_at_ns, resume_at_ns, drive_ok_at_ns, join_at_ns;
+    uint32_t loops; /* crashes still to come of a crash loop */
+};
+
+struct faults {
+    struct sim *sim;
+    struct world_event tick;
+    struct faulty_node nodes[SIM_NODES_MAX + 1];
+    uint64_t cut_ends_ns[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1];
+    uint64_t counts[FAULT_KINDS];
+    int rot_node; /* one node's copies rot, so that every block has a good copy somewhere */
+    bool stopped;
+};
+
+static uint64_t now_of(const struct faults *f)
+{
+    return world_now_ns(f->sim->world);
+}
+
+static uint64_t below(const struct faults *f, uint64_t bound)
+{
+    return world_random_below(f->sim->world, bound);
+}
+
+static uint64_t fault_time(const struct faults *f)
+{
+    return ENV_MS(1) * (1 + below(f, f->sim->scenario.fault_max_ms));
+}
+
+static int pick(const struct faults *f)
+{
+    return 1 + (int)below(f, (uint64_t)f->sim->node_count);
+}
+
+static void crash(struct faults *f, int node, enum world_crash kind)
+{
+    struct sim *sim = f->sim;
+    const struct scenario *s = &sim->scenario;
+    if (!sim_node_running(sim->nodes[node]) && kind == WORLD_CRASH_PROCESS)
+        return;
+    sim_note(sim, "node %d: %s", node, kind == WORLD_CRASH_POWER ? "loses power" : "crashes");
+    sim_node_crash(sim->nodes[node], kind);
+    f->nodes[node].resume_at_ns = NEVER;
+    f->nodes[node].start_at_ns =
+        now_of(f) + ENV_MS(1) * (s->restart_min_ms + below(f, s->restart_max_ms - s->restart_min_ms + 1));
+}
+
+static void cut(struct faults *f, int from, int to, uint64_t until)
+{
+    sim_net_cut(f->sim->net, from, to, true);
+    f->cut_ends_ns[from][to] = until;
+}
+
+static void isolate(struct faults *f, int node)
+{
+    uint64_t until = now_of(f) + fault_time(f);
+    bool from_authority = below(f, 4) > 0;
+    sim_note(f->sim, "node %d: isolated%s", node, from_authority ? "" : " but from the authority");
+    for (int i = from_authority ? 0 : 1; i <= f->sim->node_count; i++) {
+        if (i == node)
+            continue;
+        cut(f, node, i, until);
+        cut(f, i, node, until);
+    }
+}
+
+static void rot(struct faults *f)
+{
+    struct drive_sim_disk *disk = sim_node_disk(f->sim->nodes[f->rot_node]);
+    uint64_t span = f->sim->scenario.shard_mib * f->sim->scenario.shards << 20;
+    uint64_t at = STORE_CHUNK_BYTES + below(f, span);
+    sim_note(f->sim, "node %d: rot at %" PRIu64, f->rot_node, at);
+    drive_sim_flip(disk, at, (uint8_t)(1u << below(f, 8)));
+}
+
+static void inject(struct faults *f, enum fault_kind kind)
+{
+    struct sim *sim = f->sim;
+    int node = pick(f), other = pick(f);
+    f->counts[kind]++;
+    switch (kind) {
+    case FAULT_CRASH: crash(f, node, WORLD_CRASH_PROCESS); return;
+    case FAULT_POWER: crash(f, node, WORLD_CRASH_POWER); return;
+    case FAULT_POWER_ALL:
+        for (int i = 1; i <= sim->node_count; i++)
+            crash(f, i, WORLD_CRASH_POWER);
+        return;
+    case FAULT_CRASH_PAIR:
+        crash(f, node, WORLD_CRASH_PROCESS);
+        crash(f, other, WORLD_CRASH_PROCESS);
+        return;
+    case FAULT_CRASH_LOOP:
+        crash(f, node, WORLD_CRASH_PROCESS);
+        f->nodes[node].loops = 2 + (uint32_t)below(f, 4);
+        return;
+    case FAULT_PAUSE:
+        if (!sim_node_running(sim->nodes[node]))
+            return;
+        sim_note(sim, "node %d: paused", node);
+        world_node_pause(sim->world, node, true);
+        f->nodes[node].resume_at_ns = now_of(f) + fault_time(f);
+        return;
+    case FAULT_CUT:
+        if (node == other)
+            return;
+        sim_note(sim, "cut %d -> %d", node, other);
+        cut(f, node, other, now_of(f) + fault_time(f));
+        return;
+    case FAULT_ISOLATE: isolate(f, node); return;
+    case FAULT_RESET:
+        if (node != other)
+            sim_net_reset(sim->net, node, other);
+        return;
+    case FAULT_SLOW_DRIVE:
+        drive_sim_faults(sim_node_disk(sim->nodes[node]))->slow_permille = 200;
+        drive_sim_faults(sim_node_disk(sim->nodes[node]))->slow_ns = ENV_MS(1) + below(f, ENV_MS(150));
+        f->nodes[node].drive_ok_at_ns = now_of(f) + fault_time(f);
+        return;
+    case FAULT_DRIVE_EIO:
+        if (sim_node_serving(sim->nodes[node]))
+            drive_sim_faults(sim_node_disk(sim->nodes[node]))->fail_nth = 1 + below(f, 20);
+        return;
+    case FAULT_ROT: rot(f); return;
+    case FAULT_CLEAN_STOP:
+        if (sim_node_serving(sim->nodes[node]) && !world_node_paused(sim->world, node)) {
+            sim_note(sim, "node %d: stops", node);
+            sim_node_stop(sim->nodes[node]);
+        }
+        return;
+    case FAULT_FAILOVER: client_failover(sim->clients[below(f, sim->client_count)]); return;
+    case FAULT_KINDS: break;
+    }
+    assert(!"no such fault");
+}
+
+static uint64_t rate_of(const struct scenario *s, enum fault_kind kind)
+{
+    const uint64_t rates[FAULT_KINDS] = {
+        s->crash_per_min, s->power_per_min, s->power_all_per_min, s->crash_pair_per_min, s->crash_loop_per_min,
+        s->pause_per_min, s->cut_per_min, s->isolate_per_min, s->reset_per_min, s->slow_drive_per_min,
+        s->drive_eio_per_min, s->rot_per_min, s->clean_stop_per_min, s->failover_per_min,
+    };
+    return rates[kind];
+}
+
+/* ---- what ends by itself ---- */
+
+static void drive_heal(struct faults *f, int node)
+{
+    struct drive_sim_faults *d = drive_sim_faults(sim_node_disk(f->sim->nodes[node]));
+    d->slow_permille = 0;
+    d->fail_nth = 0;
+}
+
+static void upkeep_node(struct faults *f, int i)
+{
+    struct sim *sim = f->sim;
+    struct faulty_node *n = &f->nodes[i];
+    uint64_t now = now_of(f);
+    if (now >= n->resume_at_ns) {
+        if (world_node_up(sim->world, i))
+            world_node_pause(sim->world, i, false);
+        n->resume_at_ns = NEVER;
+    }
+    if (now >= n->drive_ok_at_ns) {
+        drive_heal(f, i);
+        n->drive_ok_at_ns = NEVER;
+    }
+    if (sim_node_store_failed(sim->nodes[i]) && n->drive_ok_at_ns == NEVER && below(f, 200) == 0) {
+        drive_heal(f, i);
+        crash(f, i, WORLD_CRASH_PROCESS); /* somebody restarts the daemon whose drive had failed */
+    }
+    if (sim_node_running(sim->nodes[i])) {
+        n->start_at_ns = NEVER;
+        if (n->loops > 0 && sim_node_serving(sim->nodes[i]) && below(f, 30) == 0) {
+            n->loops--;
+            crash(f, i, WORLD_CRASH_PROCESS);
+        }
+        return;
+    }
+    if (n->start_at_ns == NEVER)
+        n->start_at_ns = now + ENV_MS(20) + below(f, ENV_MS(1000));
+    if (now >= n->start_at_ns) {
+        n->start_at_ns = NEVER;
+        sim_note(sim, "node %d: starts", i);
+        sim_node_start(sim->nodes[i]);
+    }
+}
+
+static void tick(struct world_event *event)
+{
+    struct faults *f = list_entry(event, struct faults, tick);
+    struct sim *sim = f->sim;
+    uint64_t now = now_of(f);
+    for (int kind = 0; !f->stopped && kind < FAULT_KINDS; kind++)
+        if (below(f, 6000) < rate_of(&sim->scenario, kind))
+            inject(f, kind);
+    for (int i = 1; i <= sim->node_count; i++)
+        upkeep_node(f, i);
+    for (int a = 0; a <= sim->node_count; a++)
+        for (int b = 0; b <= sim->node_count; b++)
+            if (f->cut_ends_ns[a][b] && now >= f->cut_ends_ns[a][b]) {
+                f->cut_ends_ns[a][b] = 0;
+                sim_net_cut(sim->net, a, b, false);
+            }
+    world_schedule(sim->world, &f->tick, WORLD_NOBODY, TICK_NS, tick);
+}
+
+struct faults *faults_create(struct sim *sim)
+{
+    struct faults *f = calloc(1, sizeof(*f));
+    assert(f);
+    f->sim = sim;
+    f->rot_node = pick(f);
+    for (int i = 0; i <= SIM_NODES_MAX; i++)
+        f->nodes[i] = (struct faulty_node){.start_at_ns = NEVER, .resume_at_ns = NEVER, .drive_ok_at_ns = NEVER};
+    world_schedule(sim->world, &f->tick, WORLD_NOBODY, TICK_NS, tick);
+    return f;
+}
+
+void faults_stop(struct faults *f)
+{
+    struct sim *sim = f->sim;
+    f->stopped = true;
+    sim_note(sim, "faults end");
+    memset(f->cut_ends_ns, 0, sizeof(f->cut_ends_ns));
+    sim_net_heal(sim->net);
+    for (int i = 1; i <= sim->node_count; i++) {
+        f->nodes[i].loops = 0;
+        if (world_node_up(sim->world, i))
+            world_node_pause(sim->world, i, false);
+        f->nodes[i].resume_at_ns = NEVER;
+        drive_heal(f, i);
+        f->nodes[i].drive_ok_at_ns = NEVER;
+    }
+}
+
+void faults_destroy(struct faults *f)
+{
+    if (!f)
+        return;
+    world_cancel(f->sim->world, &f->tick);
+    free(f);
+}
+
+void faults_print(const struct faults *f)
+{
+    fprintf(stderr, "  faults:");
+    for (int i = 0; i < FAULT_KINDS; i++)
+        if (f->counts[i])
+            fprintf(stderr, " %s %" PRIu64 ",", fault_names[i], f->counts[i]);
+    fprintf(stderr, "\n");
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* scenario: the parser of scenario files.
+ *
+ * - every key has a default; a file names what it changes. '#' begins a comment.
+ * Failure: an unknown key or a value that is no number is an error: a misspelt fault would be no fault.
+ */
+#include "tests/sim/scenario.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+struct key {
+    const char *name;
+    size_t at;
+    uint64_t value;
+};
+
+#define KEY(field, value) {#field, offsetof(struct scenario, field), value}
+static const struct key keys[] = {
+    KEY(nodes, 3), KEY(volumes, 1), KEY(replicas, 3), KEY(min_replicas, 2), KEY(shards, 2), KEY(shard_mib, 32),
+    KEY(drive_mib, 512), KEY(sync_chunks, 4), KEY(out_after_ms, 0), KEY(drift_ppm, 0),
+    KEY(clients_qd, 8), KEY(hot_blocks, 256), KEY(hot_percent, 85), KEY(read_percent, 40), KEY(flush_percent, 3),
+    KEY(zero_percent, 3), KEY(fua_percent, 2), KEY(piece_percent, 15), KEY(write_max_kib, 256), KEY(op_gap_us, 400),
+    KEY(failover_per_min, 0), KEY(safety_ms, 20000), KEY(liveness_ms, 60000),
+    KEY(crash_per_min, 0), KEY(power_per_min, 0), KEY(power_all_per_min, 0), KEY(crash_pair_per_min, 0),
+    KEY(crash_loop_per_min, 0), KEY(pause_per_min, 0), KEY(cut_per_min, 0), KEY(isolate_per_min, 0),
+    KEY(reset_per_min, 0), KEY(slow_drive_per_min, 0), KEY(drive_eio_per_min, 0), KEY(rot_per_min, 0),
+    KEY(clean_stop_per_min, 0), KEY(restart_min_ms, 50), KEY(restart_max_ms, 3000), KEY(fault_max_ms, 4000),
+    KEY(net_tail_permille, 5),
+};
+
+static int set(struct scenario *s, const char *name, uint64_t value)
+{
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        if (strcmp(keys[i].name, name) != 0)
+            continue;
+        memcpy((char *)s + keys[i].at, &value, sizeof(value));
+        return 0;
+    }
+    return -EINVAL;
+}
+
+int scenario_load(const char *path, struct scenario *ret_scenario)
+{
+    struct scenario s;
+    char line[256];
+    int rc = 0, number = 0;
+    static_assert(sizeof(keys) / sizeof(keys[0]) * sizeof(uint64_t) == sizeof(struct scenario), "every field has a key");
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+        (void)set(&s, keys[i].name, keys[i].value);
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return -errno;
+    while (rc == 0 && fgets(line, sizeof(line), file)) {
+        char name[64], rest[2];
+        uint64_t value;
+        number++;
+        line[strcspn(line, "#\n")] = '\0';
+        if (strspn(line, " \t") == strlen(line))
+            continue;
+        if (sscanf(line, " %63[a-z_] = %" SCNu64 " %1s", name, &value, rest) != 2 || set(&s, name, value) != 0) {
+            fprintf(stderr, "%s:%d: not understood: %s\n", path, number, line);
+            rc = -EINVAL;
+        }
+    }
+    (void)fclose(file);
+    if (rc == 0)
+        *ret_scenario = s;
+    return rc;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* scenario: workload and fault rates of a simulation, from a file of `key = value` lines (tests/sim/scenarios).
+ *
+ * Threading: a value. Errors: -errno of the file, -EINVAL for a line that is not understood (told on stderr).
+ * Ownership: copies everything.
+ */
+#ifndef ASHLAR_TESTS_SIM_SCENARIO_H
+#define ASHLAR_TESTS_SIM_SCENARIO_H
+
+#include <stdint.h>
+
+struct scenario {
+    /* cluster */
+    uint64_t nodes, volumes, replicas, min_replicas, shards, shard_mib, drive_mib, sync_chunks, out_after_ms, drift_ppm;
+    /* workload */
+    uint64_t clients_qd, hot_blocks, hot_percent, read_percent, flush_percent, zero_percent, fua_percent, piece_percent;
+    uint64_t write_max_kib, op_gap_us, failover_per_min;
+    /* how long: faults, then how long at most until all is well again */
+    uint64_t safety_ms, liveness_ms;
+    /* faults a minute (of virtual time, of the whole cluster) */
+    uint64_t crash_per_min, power_per_min, power_all_per_min, crash_pair_per_min, crash_loop_per_min, pause_per_min;
+    uint64_t cut_per_min, isolate_per_min, reset_per_min, slow_drive_per_min, drive_eio_per_min, rot_per_min;
+    uint64_t clean_stop_per_min;
+    uint64_t restart_min_ms, restart_max_ms, fault_max_ms, net_tail_permille;
+};
+
+int scenario_load(const char *path, struct scenario *ret_scenario);
+
+#endif
