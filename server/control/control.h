@@ -27,7 +27,7 @@
 #define CONTROL_PROPOSALS_MAX 8192u
 #define CONTROL_LINKS_MAX 1024u
 
-/* ---- the replicated log, as the core needs it (C-raft: control_log_raft.h; simulator: its own) ---- */
+/* ---- the replicated log, as the core needs it (the daemon puts consensus.h behind it, tests a simulated one) ---- */
 struct control_log;
 struct control_log_req;
 /* rc 0: committed and applied here; -EINPROGRESS: unknown (R4). Never inside the call. */
