@@ -41,8 +41,7 @@ static void forward_done(struct peer_request *peer, int rc)
     assert(request->state == REQUEST_REMOTE);
     assert(request->reply == NULL);
     request->state = REQUEST_NEW;
-    request->reply = peer->reply;
-    peer->reply = NULL;
+    request->reply = peers_take_reply(peer);
     uint64_t version = request->reply ? request->reply->header.map_version : 0;
     if (rc > 0 || (rc == 0 && (!request->reply || !answer_well_formed(request, request->reply)))) {
         log_warn("malformed answer node=%u opcode=%s", peer->node, wire_opcode_name(request->msg->header.opcode));

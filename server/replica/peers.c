@@ -102,18 +102,22 @@ static void link_gone(struct peers *p)
 
 /* ---- outgoing ---- */
 
-static void request_end(struct peer_out *out, struct peer_request *req, int rc, struct msg *reply)
+/* True when the callback took the reply. The request may be gone then. */
+static bool request_end(struct peer_out *out, struct peer_request *req, int rc, struct msg *reply)
 {
+    bool taken = false;
     (void)map_u64_remove(&out->pending, req->request_id);
     list_remove(&req->link);
     req->reply = reply;
+    req->taken = &taken;
     req->cb(req, rc);
+    return taken;
 }
 
 static void fail_pending(struct peer_out *out)
 {
     while (!list_empty(&out->order))
-        request_end(out, list_entry(out->order.next, struct peer_request, link), -ENOTCONN, NULL);
+        (void)request_end(out, list_entry(out->order.next, struct peer_request, link), -ENOTCONN, NULL);
 }
 
 static void out_closed(struct link *link, void *owner, int reason)
@@ -195,11 +199,8 @@ static void out_message(struct link *link, void *owner, struct msg *msg)
         return;
     }
     struct peer_request *req = map_u64_get(&out->pending, msg->header.request_id);
-    if (req) {
-        request_end(out, req, msg->header.status, msg);
-        msg = req->reply ? msg : NULL;
-    }
-    msg_free(msg);
+    if (!req || !request_end(out, req, msg->header.status, msg))
+        msg_free(msg);
 }
 
 static const struct link_callbacks out_callbacks = {

@@ -7,7 +7,7 @@
  *   one before its hello is answered (R5).
  * Threading: the data thread's. Errors: peers_request ends through its callback, exactly once; never inside the call.
  * Ownership: peer_request is embedded by the caller and borrowed until its callback; the reply msg is the callee's for the
- *   duration of the callback only, unless it takes it (peer_request.reply = NULL).
+ *   duration of the callback only, unless it takes it (peers_take_reply). The callback may free the request.
  */
 #ifndef ASHLAR_SERVER_REPLICA_PEERS_H
 #define ASHLAR_SERVER_REPLICA_PEERS_H
@@ -38,6 +38,7 @@ struct peer_request {
     uint64_t request_id;
     uint32_t node;
     uint64_t sent_ns;
+    bool *taken;
 };
 
 struct peers_callbacks {
@@ -68,6 +69,15 @@ void peers_accept(struct peers *peers, struct link *link, struct msg *hello_msg)
 void peers_map_changed(struct peers *peers);
 bool peers_is_up(const struct peers *peers, uint32_t node);
 
+/* In the callback: the reply is the caller's from now on. */
+static inline struct msg *peers_take_reply(struct peer_request *req)
+{
+    struct msg *reply = req->reply;
+    if (reply)
+        *req->taken = true;
+    req->reply = NULL;
+    return reply;
+}
 /* Sends a request; fills request_id, identities and map version of the header. Without a ready link: -ENOTCONN in cb. */
 void peers_request(struct peers *peers, uint32_t node, struct wire_header *header, const void *body,
                    struct buf *payload, uint32_t payload_offset, struct peer_request *req);
