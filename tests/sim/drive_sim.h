@@ -17,6 +17,7 @@
 #include "server/store/drive.h"
 
 #define DRIVE_SIM_SECTOR 512u
+#define DRIVE_SIM_FILL 0xeeu  /* every byte of a new disk: what lay there before */
 #define DRIVE_SIM_TRASH 0xdb /* what a trashed sector is filled with */
 
 enum drive_sim_crash { DRIVE_SIM_PROCESS, DRIVE_SIM_POWER };
@@ -48,8 +49,10 @@ struct drive_sim_faults *drive_sim_faults(struct drive_sim_disk *disk);
 struct drive_sim_stats *drive_sim_stats(struct drive_sim_disk *disk);
 void drive_sim_set_file(struct drive_sim_disk *disk, bool is_file); /* of later handles */
 void drive_sim_kick(struct drive_sim_disk *disk);                   /* after hung was cleared */
-/* What the disk holds now, cache included; NULL offset ranges assert. */
-uint8_t *drive_sim_bytes(struct drive_sim_disk *disk);
+/* What the disk holds now, cache included. */
+void drive_sim_peek(struct drive_sim_disk *disk, uint64_t offset, void *ret_data, uint64_t length);
+/* Durable, behind everybody's back: formatting. */
+void drive_sim_poke(struct drive_sim_disk *disk, uint64_t offset, const void *data, uint64_t length);
 void drive_sim_flip(struct drive_sim_disk *disk, uint64_t offset, uint8_t mask); /* bit rot, cache and stable */
 /* Called when an operation is submitted (done false) and when it completed (done true). */
 void drive_sim_trace(struct drive_sim_disk *disk,

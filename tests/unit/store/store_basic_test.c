@@ -185,10 +185,10 @@ static void bit_rot_is_found_reported_and_repaired_by_rewriting(void **state)
     fixture_open_shard(&f);
     assert_int_equal(fixture_write(&f, 0, 65536, 0x77), 0);
     assert_int_equal(fixture_flush(&f), 0);
-    uint8_t *bytes = drive_sim_bytes(f.disk);
     uint64_t at = STORE_CHUNK_BYTES;
-    while (bytes[at] != 0x77)
-        at += 4096;
+    drive_sim_peek(f.disk, at, data, 8);
+    while (data[0] != 0x77)
+        drive_sim_peek(f.disk, at += 4096, data, 8);
     drive_sim_flip(f.disk, at + 5 * 4096 + 17, 0x10);
     struct fixture_io *io = fixture_submit(&f, STORE_READ, 0, 65536, NULL);
     assert_true(fixture_wait(&f, &io->done));

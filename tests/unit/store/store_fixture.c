@@ -14,7 +14,7 @@
 #include "common/crc32c.h"
 #include "server/store/superblock.h"
 
-#define POOL_BYTES (32u << 20)
+#define POOL_BYTES (16u << 20)
 
 static void opened(void *arg, int rc)
 {
@@ -58,10 +58,9 @@ void fixture_create(struct fixture *f, uint64_t drive_bytes, uint64_t seed)
     f->config.callbacks = (struct store_callbacks){
         .opened = opened, .failed = failed, .damaged = damaged, .space_changed = space_changed};
     struct store_identity id = {.cluster_id = 99, .node = 1};
-    uint8_t *bytes = drive_sim_bytes(f->disk);
-    /* What lay on the drive before must never be read (I12). */
-    memset(bytes + STORE_CHUNK_BYTES, 0xee, drive_bytes - STORE_CHUNK_BYTES);
-    assert_int_equal(store_format_superblock(bytes, &id, drive_bytes), 0);
+    uint8_t block[STORE_BLOCK_BYTES];
+    assert_int_equal(store_format_superblock(block, &id, drive_bytes), 0);
+    drive_sim_poke(f->disk, 0, block, sizeof(block));
 }
 
 int fixture_open(struct fixture *f)
