@@ -7,8 +7,8 @@
  *   verify                           reads all that was ever written by this process
  * Answers: "ok ...", "error NUMBER SENTENCE", "mismatch at OFFSET".
  *
- * A block's bytes follow from its number and a stamp; the process remembers the stamp of each block (0: never written). While a
- * block is being written it is not touched by another request.
+ * A block's bytes follow from its number and a stamp; the process remembers the stamp of each block (0: it does not know
+ * what is there). While a block is being written it is not touched by another request. A seed of 0 stands for zeros.
  */
 #include <assert.h>
 #include <errno.h>
@@ -26,10 +26,11 @@
 #define DEPTH_MAX 256u
 #define LENGTH_MAX (16u << 20)
 #define LOAD_BLOCKS_MAX 32u
+#define ZEROED UINT64_MAX
 
 static struct ashlar_volume *volume;
 static uint64_t size, block_count;
-static uint64_t *stamps; /* of each block, as acknowledged */
+static uint64_t *stamps; /* of each block, as acknowledged; 0: unknown, ZEROED: zeros */
 static bool *busy;       /* being written or read by the load */
 
 static uint64_t now_ns(void)
@@ -51,7 +52,7 @@ static void fill(uint8_t *data, uint64_t offset, uint64_t length, uint64_t stamp
 {
     assert(offset % 8 == 0 && length % 8 == 0);
     for (uint64_t at = 0; at < length; at += 8) {
-        uint64_t word = stamp ? mix(stamp ^ mix((offset + at) / 8)) : 0;
+        uint64_t word = stamp != ZEROED ? mix(stamp ^ mix((offset + at) / 8)) : 0;
         memcpy(data + at, &word, 8);
     }
 }
@@ -60,7 +61,7 @@ static void fill(uint8_t *data, uint64_t offset, uint64_t length, uint64_t stamp
 static int64_t compare(const uint8_t *data, uint64_t offset, uint64_t length, uint64_t stamp)
 {
     for (uint64_t at = 0; at < length; at += 8) {
-        uint64_t word = stamp ? mix(stamp ^ mix((offset + at) / 8)) : 0;
+        uint64_t word = stamp != ZEROED ? mix(stamp ^ mix((offset + at) / 8)) : 0;
         if (memcmp(data + at, &word, 8) != 0)
             return (int64_t)(offset + at);
     }
@@ -103,7 +104,8 @@ static uint64_t draw(struct load *load, uint64_t bound)
 static void judge_read(struct load *load, const struct slot *slot)
 {
     for (uint64_t i = 0; i < slot->count && load->mismatch < 0; i++)
-        load->mismatch = compare(slot->data + i * BLOCK, (slot->first + i) * BLOCK, BLOCK, stamps[slot->first + i]);
+        if (stamps[slot->first + i])
+            load->mismatch = compare(slot->data + i * BLOCK, (slot->first + i) * BLOCK, BLOCK, stamps[slot->first + i]);
 }
 
 static void done(void *arg, int rc)
@@ -135,7 +137,7 @@ static bool choose(struct load *load, struct slot *slot)
     slot->count = 1 + draw(load, LOAD_BLOCKS_MAX);
     slot->first = draw(load, block_count - slot->count + 1);
     slot->writes = draw(load, 3) > 0;
-    slot->stamp = draw(load, UINT64_MAX - 1) + 1;
+    slot->stamp = draw(load, ZEROED - 1) + 1;
     for (uint64_t i = 0; i < slot->count; i++) {
         if (busy[slot->first + i])
             return false;
@@ -252,8 +254,10 @@ static void verify(void)
             return;
         }
         for (uint64_t i = 0; i < count; i++) {
+            if (!stamps[first + i])
+                continue;
             int64_t at = compare(data + i * BLOCK, (first + i) * BLOCK, BLOCK, stamps[first + i]);
-            checked += stamps[first + i] != 0;
+            checked++;
             if (at >= 0) {
                 printf("mismatch at %" PRId64 "\n", at);
                 return;
@@ -267,7 +271,7 @@ static void zero(uint64_t offset, uint64_t length, unsigned flags)
 {
     int rc = ashlar_zero(volume, length, offset, flags);
     for (uint64_t block = offset / BLOCK; rc == 0 && block < (offset + length) / BLOCK; block++)
-        stamps[block] = 0;
+        stamps[block] = ZEROED;
     answer_rc(rc);
 }
 
@@ -293,7 +297,7 @@ static void obey(char *line)
     b = strtoull(word[2], NULL, 10);
     c = strtoull(word[3], NULL, 10);
     if (strcmp(word[0], "write") == 0 || strcmp(word[0], "check") == 0)
-        write_or_check(word[0][0] == 'w', a, b, c, strstr(line, " fua") ? ASHLAR_FUA : 0);
+        write_or_check(word[0][0] == 'w', a, b, c ? c : ZEROED, strstr(line, " fua") ? ASHLAR_FUA : 0);
     else if (strcmp(word[0], "zero") == 0)
         zero(a, b, strstr(line, " trim") ? ASHLAR_TRIM : 0);
     else if (strcmp(word[0], "flush") == 0)
