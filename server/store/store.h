@@ -69,6 +69,7 @@ struct store_config {
     uint64_t sums_cache_bytes; /* bound on cached checksum records */
     uint32_t active_set_max;   /* regions marked at once, default 4096 */
     uint64_t scrub_bytes_per_s; /* 0: off */
+    uint64_t scrub_rest_ns;     /* between the end of a pass and the next one; 0: one second */
     uint32_t near_full_percent; /* default 85 */
     uint64_t checkpoint_ns;     /* sums of hot chunks, default one minute */
     uint64_t clean_idle_ns;     /* a marked region untouched this long is cleaned in batches, default 5 s */

@@ -170,7 +170,7 @@ static void pass_ends(struct walker *walker)
     memset(&walker->shard, 0, sizeof(walker->shard));
     walker->chunk = walker->unit = 0;
     assert(!walker->busy);
-    sleep_for(walker, REST_NS);
+    sleep_for(walker, store->config.scrub_rest_ns ? store->config.scrub_rest_ns : REST_NS);
 }
 
 static void scrub_step(struct env_timer *timer)
