@@ -134,6 +134,7 @@ static int open_store(struct data_thread *d)
         .sums_cache_bytes = settings->sums_cache_bytes,
         .active_set_max = settings->active_set_max,
         .scrub_bytes_per_s = settings->scrub_bytes_per_s,
+        .scrub_rest_ns = ENV_MS(settings->scrub_rest_ms),
         .near_full_percent = settings->near_full_percent,
         .prewrite_bytes_per_s = settings->prewrite_bytes_per_s,
     };

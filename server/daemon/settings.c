@@ -52,6 +52,7 @@ static const struct config_item items[] = {
     TEXT("node", "rack", rack, "", "failure domain: the rack"),
     TEXT("store", "path", store, NULL, "directory made by `ashlard store format`"),
     NUMBER("store", "scrub", CONFIG_BYTES, scrub_bytes_per_s, "2M", 0, 0, "bytes scrubbed each second; 0: no scrub"),
+    NUMBER("store", "scrub_rest", CONFIG_MS, scrub_rest_ms, "24h", 1000, 0, "pause between two scrub passes"),
     NUMBER("store", "prewrite", CONFIG_BYTES, prewrite_bytes_per_s, "64M", 0, 0,
            "bytes of a new file store zeroed each second; 0: none"),
     NUMBER("store", "sums_cache", CONFIG_BYTES, sums_cache_bytes, "32M", MIB, 0, "memory for checksum records"),
