@@ -23,7 +23,7 @@ struct op_ctx *heal_start(struct replica *rep, uint64_t start, uint64_t end, boo
     const struct map_volume *v = replica_volume(rep);
     struct op_ctx *ctx = ctx_alloc(rep);
     ctx->kind = CTX_HEAL;
-    ctx->takeover = takeover;
+    ctx->takeover = ctx->unlocked = takeover;
     ctx->generation = v ? v->generation : 1;
     ctx->offset = start;
     ctx->length = 0;

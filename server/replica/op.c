@@ -164,7 +164,7 @@ static void start_client(struct op_ctx *ctx)
 
 void op_start(struct op_ctx *ctx)
 {
-    assert(ctx->takeover || ctx->lock.held);
+    assert(ctx->unlocked || ctx->lock.held);
     assert(ctx->state == CTX_HELD);
     struct replica *rep = ctx->replica;
     bool runs = rep->phase == PHASE_SERVING || (ctx->takeover && rep->phase == PHASE_COPYING) ||

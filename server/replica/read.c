@@ -158,7 +158,7 @@ static void repair_next(struct op_ctx *ctx)
 void repair_start(struct op_ctx *ctx)
 {
     assert(!ctx->io_busy && !ctx->repair_busy);
-    assert(ctx->takeover || ctx->lock.exclusive);
+    assert(ctx->unlocked || ctx->lock.exclusive);
     assert(ctx->length > 0);
     ctx->state = CTX_PREPARING;
     ctx->repair_next = 0;

@@ -92,7 +92,8 @@ struct op_ctx {
     bool io_busy;   /* io is with the store */
     bool dead;      /* free as soon as nothing is busy */
     bool healing;   /* session refused: equalise the members, then answer -ESTALE */
-    bool takeover;  /* CTX_HEAL of a takeover: runs unlocked in COPYING, dies with its epoch */
+    bool takeover;  /* CTX_HEAL of a takeover: dies with its epoch */
+    bool unlocked;  /* of a takeover in COPYING, or a copy while PARKED: nothing else writes then */
     bool local_done;
     bool exclusive_read;
     uint16_t wire_op; /* WIRE_WRITE or WIRE_ZERO (what REPLICATE applies), WIRE_READ */

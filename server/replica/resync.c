@@ -131,7 +131,6 @@ static void sync_stop(struct sync *s)
     for (uint32_t i = 0; i < rep->sync_count; i++)
         if (rep->syncs[i] == s)
             rep->syncs[i] = rep->syncs[--rep->sync_count];
-    s->dead = true;
     bool again = true;
     while (again) {
         again = false;
@@ -144,6 +143,7 @@ static void sync_stop(struct sync *s)
             }
         }
     }
+    s->dead = true; /* only now: the last chunk to end must not free it under us */
     sync_free_if_quiet(s);
 }
 
@@ -505,7 +505,7 @@ void sync_chunk_locked(struct op_ctx *ctx)
     struct replica *rep = ctx->replica;
     struct store_chunk_info info;
     uint32_t next = 0;
-    assert(ctx->lock.held && ctx->lock.exclusive);
+    assert(ctx->unlocked ? rep->phase == PHASE_PARKED : ctx->lock.held && ctx->lock.exclusive);
     ctx->state = CTX_PREPARING;
     c->rc = 0;
     if (store_chunks_modified(rep->shard, 0, c->chunk, &info, 1, &next) == 1 && info.chunk == c->chunk)
@@ -541,6 +541,16 @@ static void chunk_begin(struct sync *s, uint32_t chunk)
     ctx->generation = v->generation;
     ctx->done = chunk_ctx_done;
     ctx->owner = c;
+    if (rep->phase == PHASE_PARKED) {
+        /* Writes that cannot be acknowledged until this member is in sync hold their locks. Nothing is written while PARKED, so
+         * that copies need none; any new epoch aborts them. */
+        assert(rep->drive_writes == 0);
+        ctx->unlocked = true;
+        ctx->state = CTX_HELD;
+        list_push_back(&rep->ops, &ctx->link);
+        op_start(ctx);
+        return;
+    }
     uint64_t start = (uint64_t)chunk * STORE_CHUNK_BYTES;
     ctx_begin(rep, ctx, start, start + STORE_CHUNK_BYTES, true);
 }
@@ -611,6 +621,8 @@ static void copy_some(struct sync *s)
 {
     struct replicas *r = s->replica->set;
     uint64_t now = env_now_ns(r->env);
+    if (s->replica->phase == PHASE_PARKED && s->replica->drive_writes > 0)
+        return; /* writes of the epoch before still drain */
     while (s->todo_count > 0 && s->chunks_busy < r->cfg.sync_chunks_max && s->state == SYNC_COPYING) {
         if (r->cfg.sync_bytes_per_s) { /* budget_ns: when the next chunk may begin */
             if (s->budget_ns > now)
