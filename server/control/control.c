@@ -175,6 +175,7 @@ static void control_tick(struct env_timer *timer)
     control_duties_tick(c);
     control_propose_tick(c);
     control_admin_tick(c);
+    control_links_tick(c);
     control_map_persist(c);
     control_wake(c);
     assert(c->tick_timer.armed || c->dead);

@@ -242,7 +242,20 @@ static void refuse_hello(struct control_conn *conn, const struct wire_header *re
     hello_encode(&hello, body);
     struct wire_header reply = {.status = status, .body_len = HELLO_BYTES};
     control_conn_reply(conn, request, &reply, body);
-    conn->role = 0; /* the asker closes; it may say nothing else before */
+    conn->role = 0; /* it may say nothing else */
+    conn->hello_until_ns = control_now(conn->control) + CONTROL_REFUSED_NS;
+}
+
+void control_links_tick(struct control *c)
+{
+    uint64_t now = control_now(c);
+    assert(c->conn_count <= CONTROL_LINKS_MAX);
+    list_for_each(node, &c->conns)
+    {
+        struct control_conn *conn = list_entry(node, struct control_conn, node_link);
+        if (conn->role == 0 && now >= conn->hello_until_ns)
+            control_conn_drop(conn);
+    }
 }
 
 static void close_older(struct control_conn *conn)
@@ -366,6 +379,7 @@ void control_accept(struct listener *listener, void *arg, struct link *link)
     conn->control = c;
     conn->link = link;
     conn->id = control_id(c);
+    conn->hello_until_ns = control_now(c) + CONTROL_HELLO_NS;
     list_push_back(&c->conns, &conn->node_link);
     c->conn_count++;
     link_set_owner(link, &conn_callbacks, conn);

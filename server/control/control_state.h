@@ -21,6 +21,8 @@
 #define CONTROL_PIECE_BYTES (128u * 1024u)     /* of a snapshot, a frame */
 #define CONTROL_RESEND_NS ENV_MS(300)
 #define CONTROL_RECONNECT_NS ENV_MS(100)
+#define CONTROL_HELLO_NS ENV_MS(5000)  /* to say hello in */
+#define CONTROL_REFUSED_NS ENV_MS(1000) /* to read a refusal in */
 #define CONTROL_PROBE_NS ENV_MS(1000)
 #define CONTROL_STATS_NS ENV_MS(1000)
 #define CONTROL_PEERS_MAX (MAP_NODES_MAX + CONTROL_VOTERS_MAX)
@@ -61,7 +63,8 @@ struct control_conn {
     struct list_node node_link;
     struct link *link;
     uint64_t id;
-    uint32_t role; /* enum hello_role, 0: no hello yet */
+    uint32_t role; /* enum hello_role, 0: no hello yet, or a refused one */
+    uint64_t hello_until_ns; /* closed then if it still has no role */
     uint32_t node;
     uint64_t incarnation, connection;
     bool doomed;
@@ -264,6 +267,7 @@ void control_conn_reply(struct control_conn *conn, const struct wire_header *req
 void control_conn_drop(struct control_conn *conn);
 int control_links_listen(struct control *c);
 void control_links_close(struct control *c);
+void control_links_tick(struct control *c); /* closes links that never said who they are */
 void control_hello_fill(const struct control *c, struct hello *hello);
 void control_accept(struct listener *listener, void *arg, struct link *link);
 

@@ -176,13 +176,20 @@ class Cluster:
         status = self.ask("status")
         return {node["id"] for node in status["nodes"] if node["state"] == "up"} if status else set()
 
+    def is_registered(self, number):
+        """In this very life, and the cluster knows."""
+        ping = self.ask("ping", number)
+        status = ping and ping.get("registered") and self.ask("status")
+        return status and any(n["id"] == number and n["state"] == "up" and n["incarnation"] == ping["incarnation"]
+                              for n in status["nodes"])
+
     def wait_up(self, *numbers):
         wanted = set(numbers or self.nodes)
 
         def all_up():
             for number in wanted:
                 assert self.nodes[number].pid(), f"node {number} ended: {self.nodes[number].last_words()}"
-            return self.up_nodes() >= wanted
+            return all(self.is_registered(number) for number in wanted)
         wait_for(all_up, f"nodes {wanted} up")
 
     def wait_down(self, number):
