@@ -362,7 +362,10 @@ static bool piece_take(struct client *client, struct piece *piece, const struct 
 static bool piece_retry(struct client *client, struct piece *piece, int rc)
 {
     switch (rc) {
-    case -EINPROGRESS: piece_again(piece); return true;
+    case -EINPROGRESS:
+        piece_again(piece);
+        piece_pump(client);
+        return true;
     case -EBADMSG: /* damaged on the way: the data, or what the caller changed while it was under way */
         client->stats.checksum_errors++;
         if (++piece->tries >= PIECE_TRIES_MAX)
@@ -370,6 +373,7 @@ static bool piece_retry(struct client *client, struct piece *piece, int rc)
         if (piece->opcode == WIRE_WRITE)
             piece_checksum(piece);
         piece_again(piece);
+        piece_pump(client);
         return true;
     case -EPERM: session_lost(client, "the session is not the newest any more"); return true;
     case -EAGAIN:
