@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -76,13 +77,15 @@ static size_t fill_arguments(char **argv, const struct attachment *a, const stru
     return n;
 }
 
-static pid_t launch(char **argv, const char *log_path)
+/* The grandchild: waits until it is nobody's child but init's, then becomes nbdkit. */
+__attribute__((noreturn)) static void become(char **argv, const char *log_path, int go_fd)
 {
-    pid_t pid = fork();
-    if (pid != 0)
-        return pid < 0 ? -errno : pid;
+    char nothing;
     int null = open("/dev/null", O_RDWR), log = open(log_path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0600);
-    if (setsid() < 0 || null < 0 || log < 0 || dup2(null, 0) < 0 || dup2(log, 1) < 0 || dup2(log, 2) < 0)
+    while (read(go_fd, &nothing, 1) < 0 && errno == EINTR)
+        ;
+    (void)close(go_fd);
+    if (null < 0 || log < 0 || dup2(null, 0) < 0 || dup2(log, 1) < 0 || dup2(log, 2) < 0)
         _exit(127);
     if (null > 2)
         (void)close(null);
@@ -94,35 +97,89 @@ static pid_t launch(char **argv, const char *log_path)
     _exit(127);
 }
 
-/* The last line of the log with "error: ", without what is before it. */
+/* Two forks: in the foreground nbdkit ends with its parent (prctl(2), PR_SET_PDEATHSIG), so that must not be us. */
+static pid_t launch(char **argv, const char *log_path)
+{
+    int tell[2], go[2];
+    pid_t pid = 0;
+    if (pipe2(tell, O_CLOEXEC) < 0)
+        return -errno;
+    if (pipe2(go, O_CLOEXEC) < 0)
+        return -errno;
+    pid_t between = fork();
+    if (between == 0) {
+        (void)setsid();
+        (void)close(go[1]);
+        pid = fork();
+        if (pid == 0)
+            become(argv, log_path, go[0]);
+        _exit(write(tell[1], &pid, sizeof(pid)) == (ssize_t)sizeof(pid) ? 0 : 1);
+    }
+    (void)close(tell[1]);
+    (void)close(go[0]);
+    if (between > 0) {
+        if (read(tell[0], &pid, sizeof(pid)) != (ssize_t)sizeof(pid))
+            pid = -ECHILD;
+        (void)waitpid(between, NULL, 0);
+    } else {
+        pid = -errno;
+    }
+    (void)close(tell[0]);
+    (void)close(go[1]); /* go */
+    return pid;
+}
+
+/* The last line of the log with "error: ", without what is before it; else the last line. */
 static void last_error(const char *log_path, char why[NBDKIT_WHY_MAX])
 {
-    char line[1024];
+    char line[NBDKIT_WHY_MAX];
+    bool found = false;
     FILE *file = fopen(log_path, "re");
     why[0] = '\0';
     while (file && fgets(line, sizeof(line), file)) {
         const char *at = strstr(line, "error: ");
-        if (at) {
-            (void)snprintf(why, NBDKIT_WHY_MAX, "%s", at + strlen("error: "));
-            why[strcspn(why, "\n")] = '\0';
-        }
+        line[strcspn(line, "\n")] = '\0';
+        if (at || !found)
+            strcpy(why, at ? at + strlen("error: ") : line);
+        found = found || at;
     }
     if (file)
         (void)fclose(file);
 }
 
-static int wait_until_served(struct attachment *a, uint64_t deadline_ms, uint64_t *ret_size, char why[NBDKIT_WHY_MAX])
+static int wait_for_end(int pidfd, uint64_t deadline_ms)
 {
     for (;;) {
-        int status, rc = nbd_probe(a->socket, deadline_ms, ret_size);
+        uint64_t now = admin_now_ms();
+        struct pollfd poller = {.fd = pidfd, .events = POLLIN};
+        int n = poll(&poller, 1, now >= deadline_ms ? 0 : (int)(deadline_ms - now));
+        if (n > 0)
+            return 0;
+        if (n == 0)
+            return -ETIMEDOUT;
+        if (errno != EINTR)
+            return -errno;
+    }
+}
+
+static bool has_ended(int pidfd)
+{
+    struct pollfd poller = {.fd = pidfd, .events = POLLIN};
+    return pidfd < 0 || poll(&poller, 1, 0) > 0;
+}
+
+static int wait_until_served(const struct attachment *a, int pidfd, uint64_t deadline_ms, uint64_t *ret_size,
+                             char why[NBDKIT_WHY_MAX])
+{
+    for (;;) {
+        bool ended = has_ended(pidfd); /* before the probe: what was served once is not taken for a failure */
+        int rc = nbd_probe(a->socket, deadline_ms, ret_size);
         if (rc == 0)
             return 0;
         last_error(a->log, why);
-        if (waitpid(a->pid, &status, WNOHANG) == a->pid) {
+        if (ended) {
             if (!why[0])
-                (void)snprintf(why, NBDKIT_WHY_MAX, "nbdkit ended (status %d); see %.400s", WEXITSTATUS(status),
-                               a->log);
-            a->pid = 0;
+                (void)snprintf(why, NBDKIT_WHY_MAX, "nbdkit ended without a word");
             return -ECHILD;
         }
         if (rc != -ENOENT && rc != -ECONNREFUSED) {
@@ -156,32 +213,19 @@ int nbdkit_process_start(struct attachment *a, const struct nbdkit_start *start,
     a->pid = pid;
     a->start_ticks = attachment_start_ticks(pid);
     a->read_only = start->read_only;
-    int rc = attachment_save(a);
+    int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), rc = attachment_save(a);
     if (rc == 0)
-        rc = wait_until_served(a, start->deadline_ms, ret_size, why);
+        rc = wait_until_served(a, pidfd, start->deadline_ms, ret_size, why);
     else
         (void)snprintf(why, NBDKIT_WHY_MAX, "%.400s: %.80s", a->directory, strerror(-rc));
-    if (rc < 0 && a->pid > 0) { /* not reaped: this is still our child */
-        (void)kill(a->pid, SIGKILL);
-        (void)waitpid(a->pid, NULL, 0);
+    if (rc < 0) {
+        if (pidfd >= 0 && syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
+            (void)wait_for_end(pidfd, admin_now_ms() + KILL_WAIT_MS);
         a->pid = 0;
     }
+    if (pidfd >= 0)
+        (void)close(pidfd);
     return rc;
-}
-
-static int wait_for_end(int pidfd, uint64_t deadline_ms)
-{
-    for (;;) {
-        uint64_t now = admin_now_ms();
-        struct pollfd poller = {.fd = pidfd, .events = POLLIN};
-        int n = poll(&poller, 1, now >= deadline_ms ? 0 : (int)(deadline_ms - now));
-        if (n > 0)
-            return 0;
-        if (n == 0)
-            return -ETIMEDOUT;
-        if (errno != EINTR)
-            return -errno;
-    }
 }
 
 int nbdkit_process_stop(const struct attachment *a, bool force, uint64_t deadline_ms)
