@@ -71,7 +71,7 @@ bool mark_committed(const struct mark *mark)
     assert(shard);
     if (shard->epoch_committed > mark->epoch)
         return true;
-    if (mark->takeover_due && shard->epoch_committed < mark->epoch)
+    if (mark->takeover_due && shard->epoch_committed + 1 < mark->epoch) /* told with the epoch before its own */
         return false;
     if (!mark->last_lsn_n)
         return true;
