@@ -51,7 +51,7 @@ struct entry {
 struct sim_log {
     struct world *world;
     uint32_t voters, leader, transfers, forget;
-    uint64_t term, length;
+    uint64_t term, length, commit_ns;
     struct voter voter[VOTERS_MAX];
     struct entry entries[ENTRIES_MAX + 1];
     struct pending pending[PENDING_MAX];
@@ -166,7 +166,7 @@ static int propose(struct control_log *base, const void *bytes, size_t len, stru
         p->bytes = malloc(len);
         assert(p->bytes != NULL);
         memcpy(p->bytes, bytes, len);
-        world_schedule(log->world, &p->event, (int)v->node - 1, COMMIT_NS, commit_run);
+        world_schedule(log->world, &p->event, (int)v->node - 1, log->commit_ns, commit_run);
         return 0;
     }
     return -EBUSY;
@@ -204,6 +204,7 @@ struct sim_log *sim_log_create(struct world *world, uint32_t voters)
     assert(voters < VOTERS_MAX);
     log->world = world;
     log->voters = voters;
+    log->commit_ns = COMMIT_NS;
     for (uint32_t i = 1; i <= voters; i++)
         log->voter[i] = (struct voter){.base = {&log_ops}, .log = log, .node = i};
     return log;
@@ -297,6 +298,11 @@ uint64_t sim_log_length(const struct sim_log *log)
 uint32_t sim_log_transfers(const struct sim_log *log)
 {
     return log->transfers;
+}
+
+void sim_log_delay(struct sim_log *log, uint64_t commit_ns)
+{
+    log->commit_ns = commit_ns;
 }
 
 void sim_log_forget(struct sim_log *log, uint32_t count)

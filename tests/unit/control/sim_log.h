@@ -29,6 +29,7 @@ uint64_t sim_log_length(const struct sim_log *log);
 uint32_t sim_log_transfers(const struct sim_log *log); /* times that a leader asked to be relieved */
 /* The next so many proposals are committed, but their proposer is told "unknown". */
 void sim_log_forget(struct sim_log *log, uint32_t count);
+void sim_log_delay(struct sim_log *log, uint64_t commit_ns); /* what a proposal takes from now on */
 /* Entry's bytes, lent. */
 const void *sim_log_entry(const struct sim_log *log, uint64_t version, size_t *ret_len);
 

@@ -187,6 +187,29 @@ static void a_deposed_leader_renews_nothing(void **state)
     }
 }
 
+/* As above, but the deposed leader still reaches the voters' cores: they tell it a newer term. */
+static void a_leader_of_an_older_term_renews_nothing(void **state)
+{
+    (void)state;
+    struct cluster k;
+    cluster_init(&k, 5, 5, 3);
+    k.judged = true;
+    await_leases(&k);
+    for (int other = 1; other < 5; other++) { /* node 4 reaches node 1 only */
+        if (other != 3) {
+            sim_net_cut(k.net, 3, other, true);
+            sim_net_cut(k.net, other, 3, true);
+        }
+    }
+    sim_log_cut(k.log, 1, true);
+    sim_log_lead(k.log, 2, false);
+    cluster_await(&k, cluster_is_down, 4, 3000);
+    cluster_run_ms(&k, 50);
+    assert_true(k.judgements > 0);
+    assert_true(control_is_leader(k.nodes[1].control));
+    cluster_close(&k);
+}
+
 static void a_new_leader_counts_from_its_election(void **state)
 {
     (void)state;
@@ -206,6 +229,90 @@ static void a_new_leader_counts_from_its_election(void **state)
             assert_true(cluster_is_up(&k, id));
         cluster_close(&k);
     }
+}
+
+/* Goal: a lease counts from the sending of its heartbeat (R9). Method: the answer is a second on its way, and nothing else
+ * arrives in either direction. */
+static void an_answer_that_took_long_is_worth_what_is_left(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 10; seed++) {
+        struct cluster k;
+        cluster_init(&k, seed, 5, 3);
+        k.judged = true;
+        await_leases(&k);
+        cluster_run_ms(&k, 20 * seed);
+        sim_net_cut(k.net, 0, 3, true); /* answers stall, */
+        cluster_run_ms(&k, 220);
+        for (int to = 0; to < 5; to++)
+            if (to != 3)
+                sim_net_cut(k.net, 3, to, true); /* then nothing more is heard of node 4 */
+        cluster_run_ms(&k, 900);
+        sim_net_cut(k.net, 0, 3, false);
+        cluster_run_ms(&k, 20); /* the old answers arrive */
+        cluster_await(&k, cluster_is_down, 4, 2000);
+        cluster_run_ms(&k, 50);
+        assert_true(k.judgements > 0);
+        cluster_close(&k);
+    }
+}
+
+/* Goal: nobody whose NODE_DOWN is under way gets a lease (R10). Method: the log is slow, and the node is heard again meanwhile. */
+static void who_is_being_declared_down_gets_no_lease(void **state)
+{
+    (void)state;
+    struct cluster k;
+    cluster_init(&k, 4, 5, 3);
+    k.judged = true;
+    await_leases(&k);
+    sim_log_delay(k.log, ENV_MS(1000));
+    sim_net_isolate(k.net, 3, true);
+    cluster_run_ms(&k, 1300);
+    sim_net_heal(k.net);
+    cluster_run_ms(&k, 100);
+    assert_true(cluster_is_up(&k, 4));
+    cluster_await(&k, cluster_is_down, 4, 2000);
+    cluster_run_ms(&k, 50);
+    assert_true(k.judgements > 0);
+    cluster_close(&k);
+}
+
+static void a_leader_that_comes_back_counts_anew(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+        struct cluster k;
+        cluster_init(&k, seed, 5, 3);
+        k.judged = true;
+        await_leases(&k);
+        sim_log_lead(k.log, 2, true);
+        cluster_run_ms(&k, 3000);
+        sim_log_lead(k.log, 1, true);
+        cluster_run_ms(&k, 3000);
+        for (uint32_t id = 1; id <= 5; id++)
+            assert_true(cluster_is_up(&k, id));
+        assert_int_equal(k.judgements, 0);
+        cluster_close(&k);
+    }
+}
+
+/* Goal: registering again proves that the lease before is over (R10). Method: the data thread hangs and never hears that it was
+ * voided. */
+static void a_node_registers_again_only_after_its_lease(void **state)
+{
+    (void)state;
+    struct cluster k;
+    cluster_init(&k, 6, 5, 3);
+    await_leases(&k);
+    uint64_t old = control_incarnation(k.nodes[4].control);
+    k.nodes[4].data.frozen = true;
+    k.nodes[4].data.io_age_ns = ENV_MS(11000);
+    cluster_await(&k, cluster_is_down, 4, 2000);
+    assert_true(cluster_has_lease(&k, 4));
+    while (map_node_by_id(cluster_map(&k), 4)->incarnation == old)
+        cluster_run_ms(&k, 1);
+    assert_false(cluster_has_lease(&k, 4));
+    cluster_close(&k);
 }
 
 static void a_leader_that_loses_most_nodes_suspects_itself(void **state)
@@ -312,7 +419,12 @@ int main(void)
         cmocka_unit_test(a_hint_of_the_data_thread_is_probed),
         cmocka_unit_test(a_hung_data_thread_is_a_failed_node),
         cmocka_unit_test(a_deposed_leader_renews_nothing),
+        cmocka_unit_test(a_leader_of_an_older_term_renews_nothing),
         cmocka_unit_test(a_new_leader_counts_from_its_election),
+        cmocka_unit_test(an_answer_that_took_long_is_worth_what_is_left),
+        cmocka_unit_test(who_is_being_declared_down_gets_no_lease),
+        cmocka_unit_test(a_leader_that_comes_back_counts_anew),
+        cmocka_unit_test(a_node_registers_again_only_after_its_lease),
         cmocka_unit_test(a_leader_that_loses_most_nodes_suspects_itself),
         cmocka_unit_test(most_nodes_really_gone_are_declared_down),
         cmocka_unit_test(a_failed_store_resigns),
