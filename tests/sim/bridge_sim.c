@@ -375,7 +375,10 @@ static void to_control_detach(struct bridge_to_control *b, uint64_t volume, uint
 
 static void to_control_applied(struct bridge_to_control *b, uint64_t version, uint64_t hash)
 {
-    assert(b);
+    struct bridge_sim *bridge = list_entry(b, struct bridge_sim, to_control);
+    assert(bridge->config.data);
+    if (bridge->config.watch.applied)
+        bridge->config.watch.applied(bridge->config.watch.arg, version);
     send_up(upward(b, TO_CONTROL_APPLIED, NULL, 0), version, hash);
 }
 
@@ -474,6 +477,12 @@ struct bridge_to_control *bridge_sim_to_control(struct bridge_sim *bridge)
 {
     assert(bridge);
     return &bridge->to_control;
+}
+
+const struct bridge_sim_watch *bridge_sim_of(struct bridge_to_control *b)
+{
+    assert(b->ops == &to_control_ops);
+    return &list_entry(b, struct bridge_sim, to_control)->config.watch;
 }
 
 void bridge_sim_set_control(struct bridge_sim *bridge, struct bridge_to_control *control)

@@ -16,12 +16,13 @@
 
 struct bridge_sim;
 
-/* Told when control says something, before it is on its way: checkers. Any may be NULL. */
+/* Told when a side says something, before it is on its way: checkers. Any may be NULL. */
 struct bridge_sim_watch {
     void (*registered)(void *arg, uint64_t incarnation);
     void (*snapshot)(void *arg, uint64_t version, const void *bytes, size_t len);
     void (*entry)(void *arg, uint64_t version, const void *bytes, size_t len);
     void (*lease)(void *arg, uint64_t until_ns, uint64_t map_version);
+    void (*applied)(void *arg, uint64_t version); /* said by the data side */
     void *arg;
 };
 
@@ -37,6 +38,7 @@ struct bridge_sim *bridge_sim_create(const struct bridge_sim_config *config);
 void bridge_sim_destroy(struct bridge_sim *bridge); /* accepts NULL */
 struct bridge_to_data *bridge_sim_to_data(struct bridge_sim *bridge);
 struct bridge_to_control *bridge_sim_to_control(struct bridge_sim *bridge);
+const struct bridge_sim_watch *bridge_sim_of(struct bridge_to_control *b); /* whose proxy this is */
 void bridge_sim_set_control(struct bridge_sim *bridge, struct bridge_to_control *control);
 /* Control closed: requests that arrive from now on end with -ESHUTDOWN, other messages are dropped. */
 void bridge_sim_close_control(struct bridge_sim *bridge);
