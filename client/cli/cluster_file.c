@@ -18,20 +18,35 @@
 #include <ashlar.h>
 
 struct fields {
-    char addresses[CLUSTER_TEXT_MAX], control[CLUSTER_TEXT_MAX];
-    uint64_t io_timeout_ms, open_timeout_ms; /* the library's */
+    char addresses[CLUSTER_TEXT_MAX], control[CLUSTER_TEXT_MAX];         /* addresses = A,B,... */
+    char address_list[CLUSTER_TEXT_MAX], control_list[CLUSTER_TEXT_MAX]; /* address[] = A */
+    uint64_t io_timeout_ms, open_timeout_ms;                             /* the library's */
 };
 static const struct config_item items[] = {
     {"client", "addresses", CONFIG_STRING, offsetof(struct fields, addresses), CLUSTER_TEXT_MAX, "", 0, 0,
      "gateways: unix:PATH or tcp:HOST:PORT, separated by commas, the local one first"},
-    {"client", "control", CONFIG_STRING, offsetof(struct fields, control), CLUSTER_TEXT_MAX, "", 0, 0,
-     "control addresses in the same form; empty: as follows from addresses"},
+    {"control", "addresses", CONFIG_STRING, offsetof(struct fields, control), CLUSTER_TEXT_MAX, "", 0, 0,
+     "control addresses in the same form; empty: as follows from those of the gateways"},
     {"client", "io_timeout", CONFIG_MS, offsetof(struct fields, io_timeout_ms), 0, "0", 0, 0,
      "a request not answered for so long fails; 0: never"},
     {"client", "open_timeout", CONFIG_MS, offsetof(struct fields, open_timeout_ms), 0, "0", 0, 0,
      "how long attaching may take; 0: 30s"},
 };
 static const char *const ignored[] = {"cluster", "node", "store", "replica", "memory", "log", NULL};
+
+/* address[] = A, in either section. */
+static int take_address(void *arg, const char *section, const char *key, const char *value)
+{
+    struct fields *fields = arg;
+    char *list = strcmp(section, "client") == 0 ? fields->address_list : fields->control_list;
+    size_t length = strlen(list);
+    if (strcmp(key, "address[]") != 0)
+        return -ENOENT;
+    if (length + strlen(value) + 2 > CLUSTER_TEXT_MAX)
+        return -E2BIG;
+    (void)snprintf(list + length, CLUSTER_TEXT_MAX - length, "%s%s", length > 0 ? "," : "", value);
+    return 0;
+}
 
 static bool is_address_list(const char *text)
 {
@@ -112,8 +127,8 @@ static int read_fields(struct cluster_file *cluster, struct fields *fields, char
     const size_t count = sizeof(items) / sizeof(items[0]);
     int rc = config_defaults(items, count, fields);
     assert(rc == 0);
-    rc = config_read_file(cluster->path, items, count, fields, ignored, NULL, NULL, error);
-    if (rc == 0 && !fields->addresses[0] && !fields->control[0]) {
+    rc = config_read_file(cluster->path, items, count, fields, ignored, take_address, fields, error);
+    if (rc == 0 && !fields->addresses[0] && !fields->address_list[0]) {
         (void)snprintf(error, CONFIG_ERROR_MAX, "%.160s: no 'addresses' in [client]; name the gateways there",
                        cluster->path);
         rc = -EINVAL;
@@ -146,13 +161,17 @@ int cluster_file_load(struct cluster_file *cluster, const char *where, char erro
         if (rc < 0)
             return rc;
     }
-    bool told = fields.control[0] != '\0';
-    int rc = each_address(cluster, told ? fields.control : fields.addresses, told ? add_control : add_beside);
+    bool told = fields.control[0] || fields.control_list[0];
+    const char *const lists[] = {told ? fields.control : fields.addresses,
+                                 told ? fields.control_list : fields.address_list};
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < 2; i++)
+        rc = each_address(cluster, lists[i], told ? add_control : add_beside);
     if (rc == 0 && cluster->control_count == 0)
         rc = -EINVAL;
     if (rc < 0)
         (void)snprintf(error, CONFIG_ERROR_MAX,
                        "%.100s: no list of addresses like unix:/run/ashlar/1/control.sock,tcp:HOST:7101: '%.60s'",
-                       cluster->path[0] ? cluster->path : "addresses", told ? fields.control : fields.addresses);
+                       cluster->path[0] ? cluster->path : "addresses", lists[0][0] ? lists[0] : lists[1]);
     return rc;
 }
