@@ -149,7 +149,7 @@ void chunk_clear_fresh(struct chunk *chunk, uint32_t block)
         chunk->fresh->classes[c].bits[block / 64] &= ~(1ull << (block % 64));
 }
 
-static bool fresh_bit(const struct chunk *chunk, uint32_t block)
+bool chunk_is_fresh(const struct chunk *chunk, uint32_t block)
 {
     assert(block < STORE_CHUNK_BLOCKS);
     uint64_t settled = chunk->shard->store->settled_seq;
@@ -176,7 +176,7 @@ static void tidy_base(struct chunk *chunk, struct unit_list *released)
             continue;
         bool used = false;
         for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++) {
-            if (chunk_state(chunk, b) == BLOCK_OVER && !fresh_bit(chunk, b))
+            if (chunk_state(chunk, b) == BLOCK_OVER && !chunk_is_fresh(chunk, b))
                 record_state_set(chunk->states, b, BLOCK_OWN);
             enum block_state state = chunk_state(chunk, b);
             used |= state == BLOCK_BASE || state == BLOCK_OVER;

@@ -14,7 +14,7 @@
 static void free_pools(struct store *store)
 {
     struct list_node *node;
-    assert(list_empty(&store->pieces));
+    assert(list_empty(&store->pieces) && !store->piece_count);
     while ((node = list_pop_front(&store->pool_pieces))) {
         struct piece *piece = list_entry(node, struct piece, wait_link);
         kv_batch_free(&piece->put.batch);
@@ -134,7 +134,7 @@ void store_close_advance(struct store *store)
     if (!store->closing || store->close_ending)
         return;
     assert(store->background);
-    if (!list_empty(&store->pieces) || !list_empty(&store->done) || store->puts_in_flight ||
+    if (store->piece_count || !list_empty(&store->done) || store->puts_in_flight ||
         store->opening || store->completing || store->round.phase != ROUND_IDLE ||
         !background_idle(store) || store->failed_task.queued || store->done_task.queued ||
         store->space_task.queued)

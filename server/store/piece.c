@@ -111,9 +111,18 @@ static bool must_queue(struct piece *piece)
     return false;
 }
 
+/* From here on it may use units: what is freed later waits for it (R22). */
+static void take_ticket(struct piece *piece)
+{
+    assert(!list_linked(&piece->age_link));
+    piece->ticket = piece->store->next_ticket++;
+    list_push_back(&piece->store->pieces, &piece->age_link);
+}
+
 static void piece_start(struct piece *piece)
 {
     assert(piece->stage == PIECE_QUEUED);
+    take_ticket(piece);
     if (piece->store->failed) {
         piece_finish(piece, -EIO);
         return;
@@ -129,10 +138,8 @@ void piece_submit(struct piece *piece)
 {
     struct store *store = piece->store;
     assert(piece->stage == PIECE_QUEUED);
-    piece->ticket = store->next_ticket++;
     piece->started_ns = env_now_ns(store->env);
     store->piece_count++;
-    list_push_back(&store->pieces, &piece->age_link);
     list_push_back(&piece->shard->pieces[piece->chunk_index / REGION_CHUNKS], &piece->region_link);
     if (must_queue(piece)) {
         piece->queued = true;
@@ -181,7 +188,10 @@ void piece_resume(struct piece *piece)
             zero_start(piece);
         break;
     case PIECE_SUMS: write_after_sums(piece); break;
-    case PIECE_MAP: write_map(piece); break;
+    case PIECE_MAP:
+        take_ticket(piece);
+        write_map(piece);
+        break;
     case PIECE_MERGE: merge_start(piece); break;
     default: assert(!"no other stage waits on a list"); break;
     }
@@ -213,6 +223,7 @@ void piece_part_done(struct piece *piece, int rc)
     }
     switch (piece->stage) {
     case PIECE_SUMS: write_after_sums(piece); break;
+    case PIECE_MAP: piece_finish(piece, piece->rc); break; /* no space, and the sums have come */
     case PIECE_MERGE: merge_part_done(piece); break;
     case PIECE_DATA:
         if (piece->kind == PIECE_READ)
@@ -248,7 +259,8 @@ static void release_piece(struct piece *piece)
         free(piece->old);
     }
     list_remove(&piece->region_link);
-    list_remove(&piece->age_link);
+    if (list_linked(&piece->age_link)) /* not when it failed while waiting for space */
+        list_remove(&piece->age_link);
     assert(store->piece_count > 0);
     store->piece_count--;
 }

@@ -48,6 +48,10 @@ void round_release(struct store *store, struct unit_list *released)
     assert(store->unsynced_puts > 0);
     unit_list_move(released, &store->released);
     assert(!released->count);
+    if (store->released.count && !list_empty(&store->space_waiters)) {
+        store->round.sync_wanted = true;
+        round_kick(store);
+    }
 }
 
 static void list_take(struct list_node *from, struct list_node *to)

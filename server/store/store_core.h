@@ -148,7 +148,7 @@ struct merge {
 
 struct piece {
     struct list_node region_link;
-    struct list_node age_link;  /* store->pieces, oldest first */
+    struct list_node age_link;  /* store->pieces, oldest first; not while queued or waiting for space */
     struct list_node wait_link; /* one of many waiting lists, or the pool */
     struct list_node sums_link; /* sums->waiters: a fetch runs beside other stages */
     struct store *store;
@@ -232,7 +232,7 @@ struct store {
     struct list_node shards;
     struct map_u64 shard_map; /* (volume, shard) -> struct store_shard, newest instance */
 
-    struct list_node pieces; /* running and queued, oldest first */
+    struct list_node pieces; /* that may be reading or writing the drive, oldest first */
     uint64_t next_ticket;
     uint32_t piece_count;
     struct list_node pool_pieces;
@@ -301,6 +301,7 @@ static inline uint32_t chunk_base(const struct chunk *chunk, uint32_t unit)
 void chunk_set_base(struct chunk *chunk, uint32_t unit, uint32_t base);
 void chunk_set_fresh(struct chunk *chunk, uint32_t block);
 void chunk_clear_fresh(struct chunk *chunk, uint32_t block);
+bool chunk_is_fresh(const struct chunk *chunk, uint32_t block); /* valid, but not settled */
 /* Forgets what is settled: OVER becomes OWN, bases that nothing uses are released into the list. */
 void chunk_tidy(struct chunk *chunk, struct unit_list *released);
 void chunk_export(const struct chunk *chunk, struct record_map *ret_map);

@@ -27,15 +27,23 @@ static bool own_shared(const struct chunk *chunk, uint32_t generation, uint32_t 
     return alloc_refs(&chunk->shard->store->alloc, own) > 1;
 }
 
-static bool unit_uses(const struct chunk *chunk, uint32_t unit, bool base)
+static bool unit_uses_own(const struct chunk *chunk, uint32_t unit)
 {
     assert(unit < STORE_CHUNK_UNITS);
-    for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++) {
-        enum block_state state = chunk_state(chunk, b);
-        if (base ? state == BLOCK_BASE || state == BLOCK_OVER
-                 : state == BLOCK_OWN || state == BLOCK_OVER)
+    for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++)
+        if (chunk_state(chunk, b) == BLOCK_OWN || chunk_state(chunk, b) == BLOCK_OVER)
             return true;
-    }
+    return false;
+}
+
+/* What lies beneath a settled block counts no more. */
+static bool unit_uses_base(const struct chunk *chunk, uint32_t unit)
+{
+    assert(unit < STORE_CHUNK_UNITS);
+    for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++)
+        if (chunk_state(chunk, b) == BLOCK_BASE ||
+            (chunk_state(chunk, b) == BLOCK_OVER && chunk_is_fresh(chunk, b)))
+            return true;
     return false;
 }
 
@@ -45,7 +53,7 @@ bool write_needs_merge(const struct chunk *chunk, uint32_t generation, uint32_t 
     if (chunk->own[unit] == UNIT_NONE || chunk_base(chunk, unit) == UNIT_NONE ||
         !own_shared(chunk, generation, unit))
         return false;
-    return unit_uses(chunk, unit, /* base= */ false) && unit_uses(chunk, unit, /* base= */ true);
+    return unit_uses_own(chunk, unit) && unit_uses_base(chunk, unit);
 }
 
 uint32_t store_units_needed(struct store_shard *shard, uint32_t generation, uint64_t offset,
@@ -136,16 +144,16 @@ static void put_beneath(struct piece *piece, uint32_t unit)
     struct chunk *chunk = piece->chunk;
     uint32_t old = chunk->own[unit], base = chunk_base(chunk, unit);
     chunk->own[unit] = UNIT_NONE;
-    if (!unit_uses(chunk, unit, /* base= */ false)) {
+    if (!unit_uses_own(chunk, unit)) {
         chunk_unref(piece->store, &piece->released, old);
         return;
     }
-    assert(!unit_uses(chunk, unit, /* base= */ true)); /* else it merges */
+    assert(!unit_uses_base(chunk, unit)); /* else it merges */
     if (base != UNIT_NONE)
         chunk_unref(piece->store, &piece->released, base);
     chunk_set_base(chunk, unit, old);
     for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++)
-        if (chunk_state(chunk, b) == BLOCK_OWN) {
+        if (chunk_state(chunk, b) == BLOCK_OWN || chunk_state(chunk, b) == BLOCK_OVER) {
             chunk_clear_fresh(chunk, b);
             record_state_set(chunk->states, b, BLOCK_BASE);
         }
@@ -187,14 +195,21 @@ static void wait_for_space(struct piece *piece)
     struct store *store = piece->store;
     assert(piece->stage == PIECE_MAP);
     bool prewriting = store->alloc.free > store->alloc.free_below;
-    if (!prewriting && !store->alloc.quarantined) {
-        piece_finish(piece, -ENOSPC);
-        return;
+    /* Units in quarantine come free by themselves, but not those that pieces hold which wait here. */
+    uint64_t coming = store->alloc.quarantined - piece->released.count;
+    list_for_each(node, &store->space_waiters)
+        coming -= list_entry(node, struct piece, wait_link)->released.count;
+    if (!prewriting && !coming) {
+        piece->rc = -ENOSPC;
+        if (!piece->pending)
+            piece_finish(piece, -ENOSPC);
+        return; /* else the sums are still to come (piece_part_done) */
     }
+    list_remove(&piece->age_link); /* it holds up no unit's freedom (R22) */
     list_push_back(&store->space_waiters, &piece->wait_link);
     if (prewriting)
         prewrite_kick(store);
-    if (store->alloc.quarantined) {
+    if (store->released.count) {
         store->round.sync_wanted = true;
         round_kick(store);
     }
@@ -205,8 +220,6 @@ void write_map(struct piece *piece)
     if (piece->stage != PIECE_MAP)
         piece_move(piece, PIECE_MAP);
     uint32_t last = (uint32_t)(piece->first + piece->count - 1) / UNIT_BLOCKS;
-    chunk_tidy(piece->chunk, &piece->released);
-    piece->map_changed |= piece->released.count > 0;
     assert(last < STORE_CHUNK_UNITS);
     for (uint32_t unit = piece->first / UNIT_BLOCKS; unit <= last; unit++) {
         if (prepare_unit(piece, unit)) {

@@ -144,7 +144,11 @@ static void end_one(struct model *model, struct model_io *io)
     for (uint32_t b = io->first; b < io->first + io->count; b++)
         model->blocks[b].busy = false;
     int rc = fixture_end(io->io);
-    if (rc) {
+    if (rc == -ENOSPC) {
+        for (uint32_t b = io->first; b < io->first + io->count; b++)
+            model->blocks[b].count--; /* all or nothing: here nothing */
+        model->nospace_count++;
+    } else if (rc) {
         /* Whether it took effect is unknown, as after a crash. */
         assert_int_equal(rc, -EIO);
         model->failed = true;

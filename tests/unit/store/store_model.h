@@ -37,6 +37,7 @@ struct model {
     uint32_t inflight_count;
     uint64_t *snapshots[MODEL_SNAPSHOTS_MAX]; /* a generation's content, sector by sector */
     uint32_t snapshot_count;
+    uint32_t nospace_count;
     bool failed; /* the store answered -EIO: only crash and reopen help */
 };
 

@@ -55,7 +55,8 @@ static void run_seed(uint64_t seed, bool snapshots)
 {
     struct fixture f;
     struct model model;
-    fixture_create(&f, (snapshots ? 96u : 40u) * MIB, seed);
+    /* Odd seeds run out of space and reuse units at once: what is freed too early shows (R22). */
+    fixture_create(&f, (snapshots ? 96u : seed % 2 ? 9u : 40u) * MIB, seed);
     f.shard_bytes = 18u * MIB; /* two regions, the second not whole */
     f.config.clean_idle_ns = ENV_MS(1000);
     f.config.sums_cache_bytes = 1; /* the least: evicts */
