@@ -40,6 +40,8 @@ void gateway_client_reply(struct gateway_client *client, const struct wire_heade
     int rc = link_send(client->conn, reply, body, payload, payload_offset);
     if (rc < 0)
         gateway_client_drop(client, "it takes no answers");
+    else if (client->request_count > 0 && replicas_cut_off(client->gateway->cfg.replicas))
+        gateway_client_drop(client, "this node is cut off from the cluster: another gateway serves it better");
 }
 
 static void reply_status(struct gateway_client *client, const struct wire_header *request, int status)
@@ -105,6 +107,8 @@ void gateway_client_tick(struct gateway_client *client, uint64_t now_ns)
         gateway_client_drop(client, "silent for too long");
     else if (now_ns > client->drained_ns && now_ns - client->drained_ns > client->gateway->cfg.idle_ns)
         gateway_client_drop(client, "it takes no answers");
+    else if (client->request_count > 0 && replicas_cut_off(client->gateway->cfg.replicas))
+        gateway_client_drop(client, "this node is cut off from the cluster: another gateway serves it better");
 }
 
 /* ---- attach */
@@ -418,6 +422,10 @@ void gateway_accept(struct gateway *gateway, struct link *link, struct msg *hell
     const char *why;
     assert(link != NULL && hello_msg != NULL);
     int rc = hello_check(gateway, hello_msg, &theirs, &why);
+    if (rc == 0 && replicas_cut_off(gateway->cfg.replicas)) {
+        rc = -ENETDOWN;
+        why = "this node is cut off from the cluster";
+    }
     struct gateway_client *client = rc == 0 ? calloc(1, sizeof(*client)) : NULL;
     if (!client) {
         log_info("client refused peer=%s: %s", link_peer_name(link), rc ? why : "out of memory");

@@ -100,6 +100,9 @@ void replicas_map_settled(struct replicas *r);
 
 /* Lease (R9): valid until until_ns, effective once this thread's map has applied map_version. */
 void replicas_lease(struct replicas *r, uint64_t until_ns, uint64_t map_version);
+/* The lease ended some time ago and no new one came: this node cannot reach the control plane, its clients fare better
+ * elsewhere. False while no lease was ever granted (a node that starts). */
+bool replicas_cut_off(const struct replicas *r);
 
 void replicas_submit(struct replicas *r, struct replica_op *op);
 /* A request of another daemon that concerns replicas (everything but gateway traffic is handled here; gateway requests

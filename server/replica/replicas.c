@@ -19,6 +19,7 @@
 
 #define LOG_MODULE "replica"
 #define TICK_NS ENV_MS(50)
+#define CUT_OFF_NS ENV_MS(200) /* past the end of the lease */
 
 /* ---- look-ups ---- */
 
@@ -408,6 +409,12 @@ void replicas_lease(struct replicas *r, uint64_t until_ns, uint64_t version)
     const struct map_u64_slot *slot;
     for (uint32_t at = 0; (slot = map_u64_next(&r->by_shard, &at));)
         ops_lease_renewed(slot->value);
+}
+
+bool replicas_cut_off(const struct replicas *r)
+{
+    assert(r->env != NULL);
+    return r->lease_until_ns != 0 && env_now_ns(r->env) > r->lease_until_ns + CUT_OFF_NS;
 }
 
 /* ---- the tick: retries, unreachable members, idle commits ---- */
