@@ -174,6 +174,9 @@ static bool shard_sound(const struct map *map, const struct map_shard *s)
             return false;
         if (map_member_of(s, m->node) != m)
             return false;
+        if (m->incarnation >= map->next_incarnation || m->eligible_incarnation >= map->next_incarnation ||
+            m->e_r > s->epoch)
+            return false;
         in_sync += (m->flags & MAP_MEMBER_IN_SYNC) != 0;
     }
     const struct map_member *primary = map_member_of(s, s->primary);
