@@ -5,7 +5,7 @@
  * - the judge: when a data thread applies NODE_DOWN of another node's incarnation, that node's data thread, if it lives in that
  *   incarnation, holds no lease (R9, R10)
  */
-#include "control_cluster.h"
+#include "tests/unit/control/control_cluster.h"
 
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* map_fixture: see the header. The invariants are read off the public face of the map, not its own asserts. */
-#include "map_fixture.h"
+#include "tests/unit/control/map_fixture.h"
 
 #include <stdarg.h>
 #include <stddef.h>

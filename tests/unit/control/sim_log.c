@@ -4,7 +4,7 @@
  * - propose keeps a copy; half a millisecond later it is committed, if the proposer still leads and reaches a majority
  * - each voter applies what is committed a fraction of a millisecond later, in order
  */
-#include "sim_log.h"
+#include "tests/unit/control/sim_log.h"
 
 #include <assert.h>
 #include <errno.h>

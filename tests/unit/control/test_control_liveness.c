@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "control_cluster.h"
+#include "tests/unit/control/control_cluster.h"
 
 static bool has_lease(struct cluster *k, uint64_t id)
 {

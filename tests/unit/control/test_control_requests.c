@@ -13,7 +13,7 @@
 
 #include <jansson.h>
 
-#include "control_cluster.h"
+#include "tests/unit/control/control_cluster.h"
 
 static bool has_lease(struct cluster *k, uint64_t id)
 {

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "map_fixture.h"
+#include "tests/unit/control/map_fixture.h"
 
 static const enum map_entry_kind kinds[] = {
     MAP_ENTRY_CLUSTER_INIT,  MAP_ENTRY_NODE_REGISTER, MAP_ENTRY_NODE_DOWN,     MAP_ENTRY_NODE_OUT,

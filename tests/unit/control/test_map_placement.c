@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "map_fixture.h"
+#include "tests/unit/control/map_fixture.h"
 
 static void add_node(struct map_fixture *f, uint32_t node, const char *host, const char *rack)
 {

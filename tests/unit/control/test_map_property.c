@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "map_fixture.h"
+#include "tests/unit/control/map_fixture.h"
 
 #define NODES 6u
 #define VOLUMES 5u

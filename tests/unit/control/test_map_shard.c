@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "map_fixture.h"
+#include "tests/unit/control/map_fixture.h"
 
 enum { CLEAN = MAP_STOP_CLEAN, SAME_BOOT = MAP_STOP_SAME_BOOT, REBOOTED = MAP_STOP_REBOOTED, EMPTY = MAP_STOP_EMPTY };
 

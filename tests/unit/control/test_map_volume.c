@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "map_fixture.h"
+#include "tests/unit/control/map_fixture.h"
 
 static void init(struct map_fixture *f, uint32_t nodes)
 {
