@@ -44,6 +44,16 @@ void gateway_client_reply(struct gateway_client *client, const struct wire_heade
         gateway_client_drop(client, "this node is cut off from the cluster: another gateway serves it better");
 }
 
+void gateway_client_assert(const struct gateway_client *client)
+{
+    assert(client->gateway != NULL);
+    assert((client->state == CLIENT_ATTACHED) == (client->session != 0));
+    assert((client->volume != NULL) == (client->session != 0));
+    assert(client->request_count > 0 || list_empty(&client->requests));
+    assert(client->inflight_bytes <= client->gateway->client_bytes);
+    assert(client->request_count > 0 || client->inflight_bytes == 0);
+}
+
 static void reply_status(struct gateway_client *client, const struct wire_header *request, int status)
 {
     struct wire_header reply = {.status = status};
@@ -56,6 +66,7 @@ void gateway_client_maybe_free(struct gateway_client *client)
     struct gateway *gw = client->gateway;
     if (client->conn || client->request_count > 0 || client->state == CLIENT_ATTACHING)
         return;
+    gateway_client_assert(client);
     assert(list_empty(&client->requests));
     assert(client->inflight_bytes == 0);
     list_remove(&client->link);
@@ -68,6 +79,7 @@ void gateway_client_maybe_free(struct gateway_client *client)
 
 void gateway_client_drop(struct gateway_client *client, const char *why)
 {
+    assert(why != NULL);
     if (!client->conn || client->dropped)
         return;
     client->dropped = true;
@@ -81,6 +93,8 @@ void gateway_client_drop(struct gateway_client *client, const char *why)
 void gateway_client_flow(struct gateway_client *client)
 {
     struct gateway *gw = client->gateway;
+    assert(gw->cfg.inflight_count_max > 0);
+    assert(gw->cfg.inflight_bytes_max >= STORE_CHUNK_BYTES);
     if (!client->conn)
         return;
     bool over = client->request_count > gw->cfg.inflight_count_max ||
@@ -121,6 +135,7 @@ struct attached_answer {
 static void add_address(void *arg, const struct map_node *node)
 {
     struct attached_answer *answer = arg;
+    assert(answer->bytes >= CLIENT_ATTACHED_HEAD_BYTES);
     if (node->data_address[0] != '\0')
         answer->bytes = client_attached_address(answer->out, answer->bytes, node->data_address);
 }
@@ -128,6 +143,8 @@ static void add_address(void *arg, const struct map_node *node)
 static void attached_reply(struct gateway_client *client, const struct map_volume *v)
 {
     struct gateway_volume *volume = client->volume;
+    assert(volume != NULL && volume->id == v->id);
+    gateway_client_assert(client);
     struct attached_answer answer = {.out = malloc(CLIENT_ATTACHED_BYTES_MAX)};
     if (!answer.out || !gateway_volume_scan(volume)) {
         free(answer.out);
@@ -153,6 +170,7 @@ static int client_adopt(struct gateway_client *client, const struct map_volume *
     client->read_only = (client->attach.flags & MAP_SESSION_READ_ONLY) != 0;
     client->fenced = client->session < v->session.number;
     client->state = CLIENT_ATTACHED;
+    gateway_client_assert(client);
     return 0;
 }
 
@@ -161,6 +179,7 @@ static void attach_done(struct bridge_attach *attach, int rc)
     struct gateway_client *client = attach->owner;
     struct gateway *gw = client->gateway;
     assert(client->state == CLIENT_ATTACHING);
+    assert(&client->attach == attach);
     client->state = CLIENT_READY;
     const struct map_volume *v = rc == 0 ? map_volume_by_id(gw->cfg.map, attach->volume) : NULL;
     if (rc == 0 && !v)
@@ -190,6 +209,7 @@ static void attach_begin(struct gateway_client *client, struct msg *msg)
 {
     struct gateway *gw = client->gateway;
     struct client_attach body;
+    assert(msg->header.opcode == WIRE_ATTACH);
     if (client->state != CLIENT_READY || msg->header.payload_len != 0 ||
         client_attach_decode(msg->body, msg->header.body_len, &body) < 0) {
         gateway_client_drop(client, "malformed attach");
@@ -217,7 +237,8 @@ static void detach(struct gateway_client *client, const struct msg *msg)
         gateway_client_drop(client, "detach without a session");
         return;
     }
-    assert(client->volume != NULL);
+    gateway_client_assert(client);
+    assert(msg->header.opcode == WIRE_DETACH);
     if (!client->detached && !client->fenced && !client->volume->removed)
         gw->cfg.control->ops->detach(gw->cfg.control, client->volume->id, client->session);
     client->detached = true;
@@ -236,6 +257,7 @@ struct list_page {
 static void list_volume(void *arg, const struct map_volume *v)
 {
     struct list_page *page = arg;
+    assert(page->count <= CLIENT_LIST_ENTRIES_MAX);
     if (v->id <= page->after || v->deleting)
         return;
     if (page->count == CLIENT_LIST_ENTRIES_MAX) {
@@ -259,6 +281,8 @@ static void list_reply(struct gateway_client *client, const struct msg *msg)
         return;
     }
     map_each_volume(client->gateway->cfg.map, list_volume, &page); /* ascending ids */
+    assert(page.count <= CLIENT_LIST_ENTRIES_MAX);
+    assert(!page.more || page.count == CLIENT_LIST_ENTRIES_MAX);
     struct wire_header reply = {.aux = page.more, .body_len = page.count * CLIENT_LIST_ENTRY_BYTES};
     gateway_client_reply(client, &msg->header, &reply, page.count ? page.out : NULL, /* payload= */ NULL, 0);
     free(page.out);
@@ -270,6 +294,7 @@ static void client_message(struct link *link, void *owner, struct msg *msg)
 {
     struct gateway_client *client = owner;
     assert(client->conn == link);
+    gateway_client_assert(client);
     client->received_ns = msg->received_ns;
     const struct wire_header *header = &msg->header;
     if (header->dst_incarnation != 0 && header->dst_incarnation != client->gateway->cfg.incarnation) {
@@ -324,6 +349,7 @@ static const struct link_callbacks client_callbacks = {
 
 static int hello_check(const struct gateway *gw, const struct msg *msg, struct hello *ret_theirs, const char **ret_why)
 {
+    assert(gw->client_count <= GATEWAY_CLIENTS_MAX);
     *ret_why = "malformed hello";
     if (msg->header.opcode != WIRE_HELLO || hello_decode(msg->body, msg->header.body_len, ret_theirs) < 0)
         return -EBADMSG;
@@ -356,6 +382,8 @@ static void hello_answer(struct gateway *gw, struct link *link, const struct msg
         .inflight_count_max = gw->cfg.inflight_count_max,
     };
     uint8_t body[HELLO_BYTES];
+    assert(status <= 0);
+    assert(status == 0 || why[0] != '\0');
     (void)snprintf(ours.text, sizeof(ours.text), "%s", why);
     hello_encode(&ours, body);
     struct wire_header reply = {

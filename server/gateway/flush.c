@@ -59,6 +59,8 @@ static void job_end(struct gateway_volume *volume, int rc)
 /* R13: any shard whose epoch or primary moved since the round began makes it void. */
 static void round_compare(struct gateway_volume *volume)
 {
+    assert(volume->flush_running);
+    assert(volume->parts_busy == 0);
     if (volume->removed)
         job_end(volume, -ENOENT);
     else if (volume->change_count == volume->flush_change_count)
@@ -72,6 +74,7 @@ static void round_judge(struct gateway_volume *volume)
     uint64_t version = 0;
     bool held = true, eio = false;
     assert(volume->parts_busy == 0);
+    gateway_volume_assert(volume);
     for (uint32_t i = 0; i < volume->part_count; i++) {
         const struct gateway_flush_part *part = &volume->parts[i];
         held = held && part->rc == 0;
@@ -108,12 +111,14 @@ static void part_done(struct gateway_flush_part *part, int rc, uint64_t version)
 
 static void part_op_done(struct replica_op *op, int rc)
 {
+    assert(op->opcode == WIRE_FLUSH);
     part_done(op->owner, rc, /* version= */ 0);
 }
 
 static void part_peer_done(struct peer_request *peer, int rc)
 {
     uint64_t version = peer->reply ? peer->reply->header.map_version : 0;
+    assert(rc != 0 || peer->reply != NULL);
     part_done(peer->owner, rc > 0 ? -EAGAIN : rc, version);
 }
 
@@ -163,6 +168,7 @@ static void round_start(struct gateway_volume *volume)
 {
     struct list_node *node;
     assert(volume->flush_running);
+    assert(volume->parts_busy == 0);
     volume->flush_waiting = false;
     while ((node = list_pop_front(&volume->flush_next))) /* they may join: nothing is sent yet */
         list_push_back(&volume->flush_now, node);
@@ -191,7 +197,8 @@ static void round_start(struct gateway_volume *volume)
 
 void gateway_flush_wake(struct gateway_volume *volume)
 {
-    assert(volume->flush_waiting && volume->flush_running);
+    assert(volume->flush_waiting);
+    gateway_volume_assert(volume);
     if (volume->removed) {
         job_end(volume, -ENOENT);
         return;
@@ -222,6 +229,8 @@ void gateway_flush_submit(struct gateway_request *request)
     volume->flush_running = true;
     volume->gateway->flushes_running++;
     volume->refs++; /* job_end's */
+    gateway_volume_assert(volume);
+    gateway_request_assert(request);
     env_defer(volume->gateway->env, &volume->flush_task, flush_task);
 }
 

@@ -23,6 +23,8 @@
 static bool answer_well_formed(const struct gateway_request *request, const struct msg *reply)
 {
     const struct wire_header *asked = &request->msg->header, *header = &reply->header;
+    assert(!WIRE_IS_REPLY(asked->opcode));
+    assert((reply->payload != NULL) == (header->payload_len > 0));
     switch (asked->opcode) {
     case WIRE_READ:
         return header->payload_len == asked->length &&
@@ -71,6 +73,7 @@ void gateway_forward(struct gateway_request *request, uint32_t node)
     };
     request->peer = (struct peer_request){.cb = forward_done, .owner = request};
     request->state = REQUEST_REMOTE;
+    gateway_request_assert(request);
     peers_request(gw->cfg.peers, node, &header, msg->body, msg->payload, 0, &request->peer);
 }
 
@@ -111,6 +114,8 @@ static void peer_op_done(struct replica_op *op, int rc)
 {
     struct gateway_request *request = op->owner;
     assert(request->client == NULL);
+    assert(request->state == REQUEST_LOCAL);
+    gateway_request_assert(request);
     request->state = REQUEST_NEW;
     peer_answer(request, rc);
 }
@@ -140,6 +145,7 @@ static int peer_check(const struct gateway *gw, const struct msg *msg)
 {
     const struct wire_header *header = &msg->header;
     struct buf_pool_stats pool;
+    assert(!WIRE_IS_REPLY(header->opcode));
     if (!gateway_request_well_formed(msg))
         return -EINVAL;
     if (gw->closing)

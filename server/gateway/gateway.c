@@ -20,9 +20,11 @@
 
 static void flush_wake_all(struct gateway *gw)
 {
+    assert(!gw->closing);
     const struct map_u64_slot *slot;
     for (uint32_t at = 0; (slot = map_u64_next(&gw->volumes, &at));) {
         struct gateway_volume *volume = slot->value;
+        gateway_volume_assert(volume);
         if (volume->flush_waiting)
             gateway_flush_wake(volume); /* ends nothing at once: the map of volumes stays as it is */
     }
@@ -42,6 +44,8 @@ void gateway_retry_later(struct gateway *gw)
 static void wake_task(struct env_task *task)
 {
     struct gateway *gw = list_entry(task, struct gateway, wake_task);
+    if (gw->closing) /* it was queued before */
+        return;
     struct list_node again;
     list_head_init(&again);
     struct list_node *node;
@@ -98,6 +102,7 @@ void gateway_request_park(struct gateway_request *request, uint64_t wait_version
     request->state = REQUEST_PARKED;
     request->wait_version = wait_version;
     list_push_back(&gw->parked, &request->wait_link);
+    gateway_request_assert(request);
     gw->parked_count++;
     if (request->volume)
         request->volume->stats.parked++;
@@ -122,6 +127,7 @@ static void fence_clients(struct gateway *gw, const struct map_volume *volume)
     list_for_each(pos, &gw->clients)
     {
         struct gateway_client *client = list_entry(pos, struct gateway_client, link);
+        gateway_client_assert(client);
         if (client->volume && client->volume->id == volume->id && client->session != 0 &&
             client->session < volume->session.number)
             client->fenced = true; /* I6, R19 */
@@ -131,7 +137,8 @@ static void fence_clients(struct gateway *gw, const struct map_volume *volume)
 void gateway_volume_changed(struct gateway *gateway, const struct map_volume *volume)
 {
     struct gateway_volume *known = gateway_volume_find(gateway, volume->id);
-    if (!known)
+    assert(volume->id != 0);
+    if (!known || gateway->closing)
         return;
     known->change_count++;
     if (known->grace_session != 0 && known->grace_session < volume->session.number)
@@ -145,6 +152,7 @@ void gateway_volume_removed(struct gateway *gateway, uint64_t volume)
     if (!known)
         return;
     assert(!known->removed);
+    gateway_volume_assert(known);
     gateway_volume_grace_end(known);
     known->removed = true;
     known->change_count++;
@@ -167,7 +175,8 @@ void gateway_map_reset(struct gateway *gateway)
 {
     const struct map_u64_slot *slot;
     bool removed = true;
-    while (removed) { /* a removal ends the walk: start over */
+    assert(gateway->cfg.map != NULL);
+    while (removed && !gateway->closing) { /* a removal ends the walk: start over */
         removed = false;
         for (uint32_t at = 0; (slot = map_u64_next(&gateway->volumes, &at));) {
             struct gateway_volume *volume = slot->value;
@@ -234,7 +243,8 @@ struct gateway *gateway_create(const struct gateway_config *config)
 static void close_finish(struct env_task *task)
 {
     struct gateway *gw = list_entry(task, struct gateway, close_task);
-    assert(gw->closing);
+    assert(gw->closing && gw->flushes_running == 0);
+    assert(gw->request_count == 0 && gw->client_bytes == 0);
     assert(list_empty(&gw->parked) && list_empty(&gw->starved) && list_empty(&gw->clients));
     const struct map_u64_slot *slot;
     for (uint32_t at = 0; (slot = map_u64_next(&gw->volumes, &at));)
@@ -252,6 +262,7 @@ static void close_finish(struct env_task *task)
 
 void gateway_check_closed(struct gateway *gw)
 {
+    assert(gw->client_count <= GATEWAY_CLIENTS_MAX);
     if (!gw->closing || gw->request_count > 0 || gw->client_count > 0 || gw->flushes_running > 0)
         return;
     env_defer(gw->env, &gw->close_task, close_finish);

@@ -149,6 +149,11 @@ struct gateway {
     struct env_task close_task;
 };
 
+/* What holds of them between two moves. */
+void gateway_request_assert(const struct gateway_request *request);
+void gateway_client_assert(const struct gateway_client *client);
+void gateway_volume_assert(const struct gateway_volume *volume);
+
 /* gateway.c */
 void gateway_wake(struct gateway *gw);        /* route what is parked again, a turn later */
 void gateway_retry_later(struct gateway *gw); /* wake after GATEWAY_RETRY_NS at the latest */

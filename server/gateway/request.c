@@ -22,9 +22,24 @@
 
 /* ---- requests as objects */
 
+void gateway_request_assert(const struct gateway_request *request)
+{
+    bool waits =
+        request->state == REQUEST_PARKED || request->state == REQUEST_STARVED || request->state == REQUEST_FLUSHING;
+    assert(request->gateway != NULL && request->msg != NULL);
+    assert((request->client != NULL) != (request->source.node != 0));
+    assert(!request->client || (request->volume && request->session != 0));
+    assert(waits == list_linked(&request->wait_link));
+    assert(request->state == REQUEST_NEW || !request->reply);
+    assert(request->state != REQUEST_LOCAL || request->op.cb);
+    assert(request->state != REQUEST_REMOTE || request->client);
+}
+
 struct gateway_request *gateway_request_take(struct gateway *gw, struct msg *msg)
 {
     struct gateway_request *request;
+    assert(msg != NULL);
+    assert(gw->request_count <= GATEWAY_REQUESTS_MAX);
     struct list_node *node = list_pop_front(&gw->free_requests);
     if (node)
         request = list_entry(node, struct gateway_request, wait_link);
@@ -80,6 +95,7 @@ void gateway_request_free(struct gateway_request *request)
 void gateway_request_forget(struct gateway_request *request)
 {
     struct gateway *gw = request->gateway;
+    gateway_request_assert(request);
     switch (request->state) {
     case REQUEST_PARKED:
         assert(gw->parked_count > 0);
@@ -103,12 +119,15 @@ void gateway_request_forget(struct gateway_request *request)
 
 static bool range_inside(uint64_t offset, uint64_t length, uint64_t span)
 {
+    assert(span > 0);
+    assert(span % WIRE_BLOCK_BYTES == 0);
     return length > 0 && length <= span && offset <= UINT64_MAX - length &&
            offset / span == (offset + length - 1) / span;
 }
 
 static bool write_well_formed(const struct wire_header *header)
 {
+    assert(header->opcode == WIRE_WRITE);
     if (header->payload_len != header->length || !range_inside(header->offset, header->length, STORE_CHUNK_BYTES))
         return false;
     bool blocks = header->offset % WIRE_BLOCK_BYTES == 0 && header->length % WIRE_BLOCK_BYTES == 0;
@@ -162,6 +181,7 @@ static int check_allowed(const struct gateway_request *request)
 {
     const struct gateway_client *client = request->client;
     const struct wire_header *header = &request->msg->header;
+    gateway_client_assert(client);
     if (client->fenced)
         return -EPERM;
     if (client->read_only && (header->opcode == WIRE_WRITE || header->opcode == WIRE_ZERO))
@@ -179,6 +199,8 @@ void gateway_request_begin(struct gateway_client *client, struct msg *msg)
 {
     struct gateway *gw = client->gateway;
     const char *why = NULL;
+    gateway_client_assert(client);
+    assert(client->conn != NULL);
     if (client->state != CLIENT_ATTACHED || client->detached || msg->header.session != client->session)
         why = "a request without its session";
     else if (!gateway_request_well_formed(msg))
@@ -200,6 +222,7 @@ void gateway_request_begin(struct gateway_client *client, struct msg *msg)
     client->inflight_bytes += request->charged_bytes;
     gw->client_bytes += request->charged_bytes;
     gateway_client_flow(client);
+    gateway_request_assert(request);
     int rc = check_allowed(request);
     if (rc != 0)
         gateway_request_finish(request, rc);
@@ -220,6 +243,8 @@ static void op_done(struct replica_op *op, int rc)
 static void starve(struct gateway_request *request)
 {
     struct gateway *gw = request->gateway;
+    assert(request->msg->header.opcode == WIRE_READ);
+    assert(request->state == REQUEST_NEW);
     request->state = REQUEST_STARVED;
     list_push_back(&gw->starved, &request->wait_link);
     buf_pool_wait(gw->cfg.pool, &gw->pool_waiter);
@@ -258,6 +283,7 @@ static void route_local(struct gateway_request *request)
         op->buf = request->msg->payload;
     }
     request->state = REQUEST_LOCAL;
+    gateway_request_assert(request);
     replicas_submit(gw->cfg.replicas, op);
 }
 
@@ -303,7 +329,7 @@ void gateway_request_route(struct gateway_request *request)
 {
     struct gateway *gw = request->gateway;
     assert(request->state == REQUEST_NEW);
-    assert(request->client != NULL);
+    gateway_request_assert(request);
     if (!request->client->conn || gw->closing) {
         gateway_request_free(request);
         return;
@@ -341,6 +367,8 @@ void gateway_request_result(struct gateway_request *request, int rc, uint64_t ve
 {
     assert(rc <= 0);
     assert(request->client != NULL);
+    assert(request->state == REQUEST_NEW);
+    gateway_request_assert(request);
     switch (rc) {
     case -EIO: /* that primary's drive; it resigns, and the next one answers */
         if (++request->eio_tries > GATEWAY_EIO_TRIES_MAX)
@@ -382,6 +410,7 @@ static enum bridge_op stats_op(uint16_t opcode)
 static void note_stages(const struct gateway_request *request, uint64_t total_ns, uint32_t ret_stage_ns[4])
 {
     const uint32_t *from = request->reply ? request->reply->header.stage_ns : NULL;
+    assert(request->state == REQUEST_NEW);
     uint32_t primary_ns = from ? from[1] : request->op.stage_ns[3];
     uint64_t gateway_ns = total_ns > primary_ns ? total_ns - primary_ns : 0;
     ret_stage_ns[0] = gateway_ns > UINT32_MAX ? UINT32_MAX : (uint32_t)gateway_ns;
@@ -416,7 +445,8 @@ void gateway_request_finish(struct gateway_request *request, int rc)
     struct gateway *gw = request->gateway;
     const struct wire_header *header = &request->msg->header;
     const struct msg *from = request->reply;
-    assert(!list_linked(&request->wait_link));
+    assert(request->state == REQUEST_NEW);
+    gateway_request_assert(request);
     struct wire_header reply = {
         .status = rc, .shard = request->shard, .offset = header->offset, .length = header->length};
     const void *body = NULL;

@@ -14,6 +14,17 @@
 
 #include "server/gateway/gateway_internal.h"
 
+void gateway_volume_assert(const struct gateway_volume *volume)
+{
+    assert(volume->gateway != NULL && volume->id != 0);
+    assert(!volume->flush_waiting || volume->flush_running);
+    assert(volume->parts_busy == 0 || (volume->flush_running && !volume->flush_waiting));
+    assert(volume->flush_running || list_empty(&volume->flush_now));
+    assert((volume->grace_session != 0) == volume->grace_timer.armed);
+    assert(volume->primary_count <= MAP_NODES_MAX);
+    assert(volume->loss_count <= CLIENT_LOSS_RUNS_MAX);
+}
+
 struct gateway_volume *gateway_volume_find(const struct gateway *gw, uint64_t id)
 {
     struct gateway_volume *volume = map_u64_get(&gw->volumes, id);
@@ -39,6 +50,7 @@ struct gateway_volume *gateway_volume_get(struct gateway *gw, uint64_t id)
         list_head_init(&volume->flush_now);
     }
     assert(!volume->removed);
+    gateway_volume_assert(volume);
     volume->refs++;
     return volume;
 }
@@ -133,6 +145,7 @@ bool gateway_volume_scan(struct gateway_volume *volume)
     if (!encode_losses(volume))
         return false;
     volume->scanned_count = volume->change_count;
+    gateway_volume_assert(volume);
     return true;
 }
 
@@ -143,10 +156,11 @@ static void grace_over(struct env_timer *timer)
     struct gateway_volume *volume = list_entry(timer, struct gateway_volume, grace_timer);
     struct gateway *gw = volume->gateway;
     assert(volume->grace_session != 0);
-    const struct map_volume *v = map_volume_by_id(gw->cfg.map, volume->id);
-    if (v && v->session.number == volume->grace_session && v->session.open)
-        gw->cfg.control->ops->detach(gw->cfg.control, volume->id, volume->grace_session);
+    uint64_t session = volume->grace_session;
     volume->grace_session = 0;
+    const struct map_volume *v = map_volume_by_id(gw->cfg.map, volume->id);
+    if (v && v->session.number == session && v->session.open)
+        gw->cfg.control->ops->detach(gw->cfg.control, volume->id, session);
 }
 
 void gateway_volume_grace(struct gateway_volume *volume, uint64_t session)
@@ -157,10 +171,12 @@ void gateway_volume_grace(struct gateway_volume *volume, uint64_t session)
         return;
     volume->grace_session = session;
     env_timer_start(gw->env, &volume->grace_timer, gw->cfg.grace_ns, grace_over);
+    gateway_volume_assert(volume);
 }
 
 void gateway_volume_grace_end(struct gateway_volume *volume)
 {
     env_timer_stop(volume->gateway->env, &volume->grace_timer);
     volume->grace_session = 0;
+    gateway_volume_assert(volume);
 }
