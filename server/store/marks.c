@@ -71,7 +71,7 @@ bool mark_committed(const struct mark *mark)
     assert(shard);
     if (shard->epoch_committed > mark->epoch)
         return true;
-    if (mark->takeover_due && shard->epoch_committed + 1 < mark->epoch) /* told with the epoch before its own */
+    if (shard->epoch_committed < mark->due_epoch)
         return false;
     if (!mark->last_lsn_n)
         return true;
@@ -159,8 +159,8 @@ void mark_written(struct mark *mark)
     assert(mark->in_round);
     mark->in_round = false;
     if (mark->durable && mark->writing_epoch > mark->epoch) {
-        /* R14: what an earlier epoch left is committed only when this one's takeover is complete. */
-        mark->takeover_due = true;
+        /* R14: what earlier epochs left is committed when this one's takeover is complete: it tells of the one before. */
+        mark->due_epoch = mark->writing_epoch - 1;
         mark->last_lsn_n = 0;
     }
     mark->durable = true;
@@ -172,8 +172,13 @@ void mark_written(struct mark *mark)
 void mark_wake_room(struct store *store)
 {
     assert(store->opened);
-    if (!list_empty(&store->room_waiters) && has_room(store))
+    if (list_empty(&store->room_waiters))
+        return;
+    if (has_room(store))
         piece_wake(&store->room_waiters);
+    else
+        store->round.room_wanted = true; /* one more round of cleaning */
+    round_kick(store);
 }
 
 /* Sequential streams pre-mark: past the middle of a region the next one is marked without waiting. */

@@ -35,7 +35,8 @@ void round_pick_cleans(struct store *store)
     struct round *round = &store->round;
     assert(!round->clean_count);
     uint64_t now = env_now_ns(store->env);
-    uint32_t room = store->config.active_set_max / 16 + 1;
+    uint32_t max = store->config.active_set_max;
+    uint32_t room = max / 16 + 1 + (store->mark_count > max ? store->mark_count - max : 0);
     round->clean_chunks = 0;
     list_for_each(node, &store->marks) {
         struct mark *mark = list_entry(node, struct mark, lru);
@@ -158,7 +159,7 @@ static void apply_cleans(struct store *store)
         mark->durable = false;
         mark->epoch = mark->want_epoch = mark->last_lsn_n = 0;
         mark->touched = 0;
-        mark->takeover_due = false;
+        mark->due_epoch = 0;
         if (list_empty(&mark->waiters))
             mark_destroy(mark);
         else

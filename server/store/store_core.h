@@ -91,7 +91,7 @@ struct mark {
     uint16_t suspect; /* chunks whose content an unclean stop left unverified */
     bool durable, wanted, in_round, cleaning;
     bool frozen;        /* R17: stays until the member is added again */
-    bool takeover_due;  /* content of an earlier epoch: commit is known only with the takeover */
+    uint64_t due_epoch; /* commit of everything up to here must be told first: what earlier epochs or lives left */
 };
 
 struct store_shard {
