@@ -25,11 +25,13 @@ static void control_tick(struct env_timer *timer);
 
 uint64_t control_now(struct control *c)
 {
+    assert(c != NULL);
     return env_now_ns(c->env);
 }
 
 uint64_t control_id(struct control *c)
 {
+    assert(c != NULL);
     assert(c->next_id < UINT64_MAX);
     return c->next_id++;
 }
@@ -43,6 +45,7 @@ void control_wake(struct control *c)
 
 void control_fail(struct control *c, int rc, const char *sentence)
 {
+    assert(c != NULL);
     assert(rc < 0);
     if (c->dead)
         return;
@@ -56,6 +59,7 @@ void control_fail(struct control *c, int rc, const char *sentence)
 
 static void fill_defaults(struct control_config *config)
 {
+    assert(config != NULL);
     struct {
         uint64_t *field, value;
     } defaults[] = {
@@ -167,6 +171,10 @@ static void control_tick(struct env_timer *timer)
     if (c->dead || c->stopping)
         return;
     env_timer_start(c->env, &c->tick_timer, c->config.heartbeat_ns / 4, control_tick);
+    uint64_t now = control_now(c);
+    if (c->ticked_ns != 0 && now - c->ticked_ns > CONTROL_SLEPT_BEATS * c->config.heartbeat_ns)
+        control_liveness_slept(c);
+    c->ticked_ns = now;
     control_liveness_role(c);
     control_node_tick(c);
     control_follow_tick(c);
@@ -193,6 +201,7 @@ void control_log_applied(struct control *c, uint64_t version, const void *bytes,
 
 int control_log_snapshot(struct control *c, void **ret_bytes, size_t *ret_len)
 {
+    assert(c != NULL);
     assert(c->config.log != NULL);
     return map_snapshot(c->map, ret_bytes, ret_len);
 }
@@ -223,6 +232,7 @@ void control_log_role_changed(struct control *c)
 
 static void stop_done(struct env_task *task)
 {
+    assert(task != NULL);
     struct control *c = (struct control *)(void *)((char *)task - offsetof(struct control, stop_task));
     assert(c->stopping);
     if (c->stopped || c->link_count > 0)
@@ -234,12 +244,14 @@ static void stop_done(struct env_task *task)
 
 void control_link_opened(struct control *c)
 {
+    assert(c != NULL);
     c->link_count++;
     assert(c->link_count <= 2 * CONTROL_LINKS_MAX);
 }
 
 void control_link_gone(struct control *c)
 {
+    assert(c != NULL);
     assert(c->link_count > 0);
     c->link_count--;
     if (c->stopping && c->link_count == 0)
@@ -265,6 +277,7 @@ void control_stop(struct control *c, void (*cb)(void *arg), void *arg)
 
 static void free_lists(struct control *c)
 {
+    assert(c != NULL);
     struct list_node *node;
     while ((node = list_pop_front(&c->proposals)) != NULL) {
         struct control_proposal *p = list_entry(node, struct control_proposal, node_link);
@@ -303,27 +316,32 @@ void control_destroy(struct control *c)
 
 const struct map *control_map(const struct control *c)
 {
+    assert(c != NULL);
     return c->map;
 }
 
 bool control_is_leader(const struct control *c)
 {
+    assert(c != NULL);
     return c->leading;
 }
 
 uint64_t control_incarnation(const struct control *c)
 {
+    assert(c != NULL);
     return c->incarnation;
 }
 
 const char *control_listen_address(const struct control *c, uint32_t i)
 {
+    assert(c != NULL);
     assert(i < c->config.listen_count);
     return c->listeners[i] ? listener_address(c->listeners[i]) : NULL;
 }
 
 struct bridge_to_control *control_bridge(struct control *c)
 {
+    assert(c != NULL);
     assert(c->bridge.ops != NULL);
     return &c->bridge;
 }

@@ -62,6 +62,7 @@ static const struct op ops[] = {
 /* answer is given; NULL: an error with that sentence. */
 static void send_answer(control_admin_cb cb, void *arg, json_t *answer, int rc, const char *sentence)
 {
+    assert(sentence != NULL);
     assert(cb != NULL);
     if (!answer)
         answer = json_pack("{s:b,s:s,s:i}", "ok", 0, "error", sentence, "code", rc);
@@ -80,6 +81,7 @@ static void send_answer(control_admin_cb cb, void *arg, json_t *answer, int rc, 
 
 static json_t *read_ping(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     (void)request;
     assert(sentence != NULL);
     return json_pack("{s:i,s:I,s:i,s:b,s:I}", "node", (int)c->config.node, "incarnation", (json_int_t)c->incarnation,
@@ -89,6 +91,7 @@ static json_t *read_ping(struct control *c, json_t *request, char sentence[ADMIN
 
 static json_t *read_transfer(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     (void)request;
     assert(c->leading);
     if (c->config.log->ops->transfer(c->config.log) == 0)
@@ -115,6 +118,7 @@ static void changed(void *arg, const struct map_result *result)
 
 static void run_change(struct control *c, const struct op *op, json_t *request, control_admin_cb cb, void *arg)
 {
+    assert(c != NULL);
     struct map_weight weights[MAP_NODES_MAX];
     char sentence[ADMIN_SENTENCE_MAX] = "this request makes no sense";
     struct change *change = calloc(1, sizeof *change);
@@ -140,6 +144,7 @@ static void run_change(struct control *c, const struct op *op, json_t *request, 
 
 static void relay_end(struct control_admin_request *relay, const char *json, size_t len)
 {
+    assert(relay != NULL);
     assert(relay->cb != NULL);
     list_remove(&relay->node_link);
     relay->cb(relay->arg, json, len);
@@ -148,6 +153,7 @@ static void relay_end(struct control_admin_request *relay, const char *json, siz
 
 static void relay_fail(struct control_admin_request *relay, const char *sentence)
 {
+    assert(relay != NULL);
     char text[ADMIN_SENTENCE_MAX + 64];
     int len = snprintf(text, sizeof text, "{\"ok\":false,\"error\":\"%s\",\"code\":%d}", sentence, -EAGAIN);
     assert(len > 0 && (size_t)len < sizeof text);
@@ -156,6 +162,7 @@ static void relay_fail(struct control_admin_request *relay, const char *sentence
 
 static void relay(struct control *c, const char *json, size_t len, control_admin_cb cb, void *arg)
 {
+    assert(cb != NULL);
     struct control_admin_request *relay = calloc(1, sizeof *relay);
     struct wire_header header = {.opcode = WIRE_CTL_ADMIN, .body_len = (uint32_t)len, .request_id = control_id(c)};
     assert(!c->leading);
@@ -178,6 +185,7 @@ static void relay(struct control *c, const char *json, size_t len, control_admin
 
 void control_admin_relayed(struct control *c, const struct wire_header *reply, const void *body)
 {
+    assert(c != NULL);
     assert(reply->opcode == (WIRE_CTL_ADMIN | 1));
     list_for_each_safe(node, tmp, &c->admins)
     {
@@ -194,6 +202,7 @@ void control_admin_relayed(struct control *c, const struct wire_header *reply, c
 
 void control_admin_tick(struct control *c)
 {
+    assert(c != NULL);
     uint64_t now = control_now(c);
     list_for_each_safe(node, tmp, &c->admins)
     {
@@ -206,6 +215,7 @@ void control_admin_tick(struct control *c)
 
 void control_admin_close(struct control *c)
 {
+    assert(c != NULL);
     assert(c->stopping);
     while (!list_empty(&c->admins))
         relay_fail(list_entry(c->admins.next, struct control_admin_request, node_link),
@@ -262,6 +272,7 @@ static void frame_answered(void *arg, const char *json, size_t len)
 
 void control_admin_frame(struct control_conn *conn, struct msg *msg)
 {
+    assert(msg != NULL);
     struct frame_answer *to = calloc(1, sizeof *to);
     assert(msg->header.opcode == WIRE_CTL_ADMIN);
     if (!to) {

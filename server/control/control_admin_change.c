@@ -26,6 +26,7 @@ static int fail(char sentence[ADMIN_SENTENCE_MAX], const char *format, const cha
 
 static int get_name(json_t *request, char ret_name[MAP_NAME_MAX], char *sentence)
 {
+    assert(request != NULL);
     const char *name = json_string_value(json_object_get(request, "name"));
     assert(sentence != NULL);
     if (!name || !name[0])
@@ -39,6 +40,7 @@ static int get_name(json_t *request, char ret_name[MAP_NAME_MAX], char *sentence
 /* A whole number of at most max; absent: the default, or an error if that is -1. */
 static int get_number(json_t *request, const char *key, uint64_t max, int64_t absent, uint64_t *ret, char *sentence)
 {
+    assert(request != NULL);
     json_t *value = json_object_get(request, key);
     assert(ret != NULL);
     if (!value || json_is_null(value)) {
@@ -55,12 +57,14 @@ static int get_number(json_t *request, const char *key, uint64_t max, int64_t ab
 
 static bool get_flag(json_t *request, const char *key)
 {
+    assert(request != NULL);
     assert(key != NULL);
     return json_is_true(json_object_get(request, key));
 }
 
 static int get_known_volume(struct control *c, json_t *request, struct map_entry *entry, char *sentence)
 {
+    assert(c != NULL);
     int rc = get_name(request, entry->name, sentence);
     assert(rc <= 0);
     if (rc < 0)
@@ -73,6 +77,7 @@ static int get_known_volume(struct control *c, json_t *request, struct map_entry
 
 static int get_known_node(struct control *c, json_t *request, const char *key, uint32_t *ret_node, char *sentence)
 {
+    assert(c != NULL);
     uint64_t node;
     assert(ret_node != NULL);
     int rc = get_number(request, key, UINT32_MAX - 1, -1, &node, sentence);
@@ -89,6 +94,7 @@ static int get_known_node(struct control *c, json_t *request, const char *key, u
 /* Free space as the heartbeats tell: placement follows it. */
 static void fill_weights(struct control *c, struct map_entry *entry, struct map_weight *weights)
 {
+    assert(c != NULL);
     assert(c->watch_count <= MAP_NODES_MAX);
     entry->weights = weights;
     entry->weight_count = 0;
@@ -101,6 +107,7 @@ static void fill_weights(struct control *c, struct map_entry *entry, struct map_
 
 static int get_size(json_t *request, uint64_t *ret_size, char *sentence)
 {
+    assert(request != NULL);
     int rc = get_number(request, "size", INT64_MAX, -1, ret_size, sentence);
     assert(rc <= 0);
     if (rc == 0 && (*ret_size == 0 || *ret_size % 4096 != 0))
@@ -111,6 +118,7 @@ static int get_size(json_t *request, uint64_t *ret_size, char *sentence)
 int control_change_volume_create(struct control *c, json_t *request, struct map_entry *entry,
                                  struct map_weight *weights, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     uint64_t replicas = 0, min_replicas = 0, home = 0;
     entry->kind = MAP_ENTRY_VOLUME_CREATE;
     int rc = get_name(request, entry->name, sentence);
@@ -146,6 +154,7 @@ int control_change_volume_create(struct control *c, json_t *request, struct map_
 int control_change_volume_delete(struct control *c, json_t *request, struct map_entry *entry,
                                  struct map_weight *weights, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     (void)weights;
     assert(entry->volume == 0);
     entry->kind = MAP_ENTRY_VOLUME_DELETE;
@@ -156,6 +165,7 @@ int control_change_volume_delete(struct control *c, json_t *request, struct map_
 int control_change_volume_resize(struct control *c, json_t *request, struct map_entry *entry,
                                  struct map_weight *weights, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     entry->kind = MAP_ENTRY_VOLUME_RESIZE;
     entry->flags = get_flag(request, "force") ? MAP_FORCE : 0;
     int rc = get_known_volume(c, request, entry, sentence);
@@ -170,6 +180,7 @@ int control_change_volume_resize(struct control *c, json_t *request, struct map_
 int control_change_volume_set(struct control *c, json_t *request, struct map_entry *entry, struct map_weight *weights,
                               char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     uint64_t replicas = 0, min_replicas = 0, home = 0;
     (void)weights;
     entry->kind = MAP_ENTRY_VOLUME_SET;
@@ -199,6 +210,7 @@ int control_change_volume_set(struct control *c, json_t *request, struct map_ent
 int control_change_session_close(struct control *c, json_t *request, struct map_entry *entry,
                                  struct map_weight *weights, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     (void)weights;
     assert(entry->session == 0);
     entry->kind = MAP_ENTRY_SESSION_CLOSE;
@@ -209,6 +221,7 @@ int control_change_session_close(struct control *c, json_t *request, struct map_
 int control_change_force_promote(struct control *c, json_t *request, struct map_entry *entry,
                                  struct map_weight *weights, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     uint64_t shard = UINT32_MAX;
     (void)weights;
     entry->kind = MAP_ENTRY_FORCE_PROMOTE;
@@ -229,6 +242,7 @@ int control_change_force_promote(struct control *c, json_t *request, struct map_
 static int change_node(struct control *c, json_t *request, struct map_entry *entry, enum map_entry_kind kind,
                        char *sentence)
 {
+    assert(c != NULL);
     entry->kind = kind;
     int rc = get_known_node(c, request, "node", &entry->node, sentence);
     assert(rc <= 0);
@@ -240,6 +254,7 @@ static int change_node(struct control *c, json_t *request, struct map_entry *ent
 int control_change_node_out(struct control *c, json_t *request, struct map_entry *entry, struct map_weight *weights,
                             char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     (void)weights;
     assert(entry->node == 0);
     entry->flags = MAP_FORCE; /* the operator drains it, up or not */
@@ -249,6 +264,7 @@ int control_change_node_out(struct control *c, json_t *request, struct map_entry
 int control_change_node_remove(struct control *c, json_t *request, struct map_entry *entry, struct map_weight *weights,
                                char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     (void)weights;
     assert(entry->node == 0);
     return change_node(c, request, entry, MAP_ENTRY_NODE_REMOVE, sentence);

@@ -29,6 +29,7 @@ static json_t *integer(uint64_t value)
 
 struct control_health control_health_of(const struct map_volume *volume)
 {
+    assert(volume != NULL);
     struct control_health health = {0};
     assert(volume->shards != NULL);
     for (uint32_t i = 0; i < volume->shard_count; i++) {
@@ -51,6 +52,7 @@ struct node_count {
 
 static void count_node(void *arg, const struct map_volume *volume)
 {
+    assert(volume != NULL);
     struct node_count *count = arg;
     assert(count->node != 0);
     for (uint32_t i = 0; i < volume->shard_count; i++) {
@@ -72,6 +74,7 @@ static const char *node_state(const struct map_node *node)
 
 static void add_watch(struct control *c, json_t *item, const struct map_node *node)
 {
+    assert(c != NULL);
     const struct control_watch *w = control_watch_get(c, node->id);
     uint64_t now = control_now(c);
     if (!w)
@@ -110,6 +113,7 @@ struct list {
 
 static void add_node(void *arg, const struct map_node *node)
 {
+    assert(node != NULL);
     static const char *const stops[] = {"clean", "same-boot", "rebooted", "empty"};
     struct list *list = arg;
     struct node_count count = {.node = node->id};
@@ -129,6 +133,7 @@ static void add_node(void *arg, const struct map_node *node)
 
 json_t *control_report_nodes(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     struct list list = {.c = c, .items = json_array()};
     (void)request;
     assert(sentence != NULL);
@@ -144,6 +149,7 @@ struct totals {
 
 static void add_totals(void *arg, const struct map_volume *volume)
 {
+    assert(volume != NULL);
     struct totals *t = arg;
     struct control_health health = control_health_of(volume);
     assert(health.headless <= health.unavailable);
@@ -159,6 +165,7 @@ static void add_totals(void *arg, const struct map_volume *volume)
 
 json_t *control_report_status(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     struct totals t = {0};
     uint64_t cluster = map_cluster_id(c->map);
     uint8_t cluster_bytes[8];
@@ -190,6 +197,7 @@ json_t *control_report_status(struct control *c, json_t *request, char sentence[
 
 static json_t *session_json(const struct map_volume *volume)
 {
+    assert(volume != NULL);
     const struct map_session *s = &volume->session;
     assert(volume->id != 0);
     return json_pack("{s:b,s:I,s:I,s:b,s:o}", "open", s->open, "number", (json_int_t)s->number, "gateway",
@@ -199,6 +207,7 @@ static json_t *session_json(const struct map_volume *volume)
 
 static json_t *volume_json(const struct map_volume *volume)
 {
+    assert(volume != NULL);
     struct control_health health = control_health_of(volume);
     const char *state = health.unavailable ? "unavailable" : health.degraded ? "degraded" : "healthy";
     assert(volume->name[0] != '\0');
@@ -213,6 +222,7 @@ static json_t *volume_json(const struct map_volume *volume)
 
 static bool list_room(struct list *list, uint64_t id)
 {
+    assert(list != NULL);
     assert(list->items != NULL);
     if (id <= list->after || list->more)
         return false;
@@ -226,12 +236,14 @@ static bool list_room(struct list *list, uint64_t id)
 
 static json_t *list_end(struct list *list, const char *name)
 {
+    assert(list != NULL);
     assert(name != NULL);
     return json_pack("{s:o,s:b,s:I}", name, list->items, "more", list->more, "next", (json_int_t)list->next);
 }
 
 static void add_volume(void *arg, const struct map_volume *volume)
 {
+    assert(volume != NULL);
     struct list *list = arg;
     if (list_room(list, volume->id))
         (void)json_array_append_new(list->items, volume_json(volume));
@@ -240,6 +252,7 @@ static void add_volume(void *arg, const struct map_volume *volume)
 
 json_t *control_report_volumes(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     struct list list = {.c = c, .items = json_array()};
     assert(sentence != NULL);
     list.after = (uint64_t)json_integer_value(json_object_get(request, "after"));
@@ -249,6 +262,7 @@ json_t *control_report_volumes(struct control *c, json_t *request, char sentence
 
 static json_t *shard_json(const struct control *c, const struct map_shard *shard)
 {
+    assert(c != NULL);
     json_t *members = json_array();
     assert(shard->member_count <= MAP_MEMBERS_MAX);
     for (uint32_t i = 0; i < shard->member_count; i++) {
@@ -268,6 +282,7 @@ static json_t *shard_json(const struct control *c, const struct map_shard *shard
 /* "from": the first shard to list. "troubled": true: only those that are not healthy. */
 json_t *control_report_volume(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     const char *name = json_string_value(json_object_get(request, "name"));
     const struct map_volume *volume = name ? map_volume_by_name(c->map, name) : NULL;
     if (!volume) {
@@ -303,6 +318,7 @@ static void add_session(void *arg, const struct map_volume *volume)
 
 json_t *control_report_sessions(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     struct list list = {.c = c, .items = json_array()};
     assert(sentence != NULL);
     list.after = (uint64_t)json_integer_value(json_object_get(request, "after"));

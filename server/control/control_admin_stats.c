@@ -23,6 +23,7 @@ static json_t *histogram_json(const struct histogram *h)
 
 static json_t *volume_stats_json(const struct control *c, const struct bridge_volume_stats *v)
 {
+    assert(c != NULL);
     static const char *const op_names[BRIDGE_OP_COUNT] = {"read", "write", "zero", "flush"};
     static const char *const stage_names[BRIDGE_STAGE_COUNT] = {"total", "gateway", "primary", "network", "drive"};
     const struct map_volume *volume = map_volume_by_id(c->map, v->volume);
@@ -42,6 +43,7 @@ static json_t *volume_stats_json(const struct control *c, const struct bridge_vo
 
 static json_t *counters_json(const struct bridge_stats *s)
 {
+    assert(s != NULL);
     const struct {
         const char *name;
         uint64_t value;
@@ -92,6 +94,7 @@ static json_t *counters_json(const struct bridge_stats *s)
 
 json_t *control_report_stats(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX])
 {
+    assert(c != NULL);
     const struct bridge_stats *s = c->stats;
     (void)request;
     assert(sentence != NULL);

@@ -31,6 +31,7 @@ struct late {
 
 static void late_run(struct env_task *task)
 {
+    assert(task != NULL);
     struct late *late = (struct late *)(void *)((char *)task - offsetof(struct late, task));
     struct map_result result = {.rc = late->rc};
     assert(late->rc < 0);
@@ -43,6 +44,7 @@ static void late_run(struct env_task *task)
 
 static void fail_later(struct control *c, struct bridge_propose *propose, struct bridge_attach *attach, int rc)
 {
+    assert(c != NULL);
     struct late *late = calloc(1, sizeof *late);
     assert(rc < 0);
     if (!late)
@@ -63,6 +65,7 @@ static void proposed(void *arg, const struct map_result *result)
 
 static void on_propose(struct bridge_to_control *b, struct bridge_propose *req, const void *entry, size_t len)
 {
+    assert(req != NULL);
     struct control *c = core_of(b);
     assert(req->cb != NULL);
     int rc = len <= MAP_ENTRY_BYTES_MAX ? control_propose(c, entry, len, proposed, req) : -EMSGSIZE;
@@ -90,6 +93,7 @@ static void attached(void *arg, const struct map_result *result)
 
 static void on_attach(struct bridge_to_control *b, struct bridge_attach *req)
 {
+    assert(req != NULL);
     struct control *c = core_of(b);
     struct map_entry entry = {.kind = MAP_ENTRY_SESSION_OPEN, .node = c->config.node, .incarnation = c->incarnation};
     assert(req->cb != NULL);

@@ -15,6 +15,7 @@
 
 static void on_heartbeat(struct control_conn *conn, const struct msg *msg)
 {
+    assert(conn != NULL);
     uint64_t report[REPORT_COUNT] = {0};
     uint32_t count = msg->header.body_len / 8;
     assert(conn->role == HELLO_CONTROL);
@@ -33,6 +34,7 @@ static void on_heartbeat(struct control_conn *conn, const struct msg *msg)
 
 static void on_propose(struct control_conn *conn, const struct msg *msg)
 {
+    assert(conn != NULL);
     assert(conn->role == HELLO_CONTROL);
     if (msg->header.body_len < MAP_ENTRY_HEADER_BYTES || msg->header.body_len > MAP_ENTRY_BYTES_MAX)
         control_conn_drop(conn);
@@ -42,6 +44,7 @@ static void on_propose(struct control_conn *conn, const struct msg *msg)
 
 static void on_subscribe(struct control_conn *conn, const struct msg *msg)
 {
+    assert(conn != NULL);
     struct control *c = conn->control;
     assert(conn->role == HELLO_CONTROL);
     struct wire_header reply = {.status = 0};
@@ -59,6 +62,7 @@ static void on_subscribe(struct control_conn *conn, const struct msg *msg)
 
 void control_conn_message(struct control_conn *conn, struct msg *msg)
 {
+    assert(conn != NULL);
     assert(conn->role != 0);
     if (msg->header.opcode == WIRE_CTL_ADMIN) {
         control_admin_frame(conn, msg);

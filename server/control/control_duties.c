@@ -28,6 +28,7 @@ struct duty {
 
 static void duty_done(struct control_log_req *req, int rc)
 {
+    assert(req != NULL);
     struct duty *duty = req->owner;
     struct control *c = duty->control;
     assert(c->duties_pending > 0);
@@ -70,6 +71,7 @@ int control_duty_propose(struct control *c, const struct map_entry *entry)
 
 static void init_cluster(struct control *c)
 {
+    assert(c != NULL);
     struct map_entry entry = {.kind = MAP_ENTRY_CLUSTER_INIT, .cluster_id = c->config.cluster_id};
     assert(map_cluster_id(c->map) == 0);
     if (c->duties_pending == 0 && control_duty_propose(c, &entry) == 0)
@@ -78,6 +80,7 @@ static void init_cluster(struct control *c)
 
 static void take_out(struct control *c, uint64_t now)
 {
+    assert(c != NULL);
     for (uint32_t i = 0; i < c->watch_count; i++) {
         struct control_watch *w = &c->watches[i];
         const struct map_node *node = map_node_by_id(c->map, w->node);
@@ -102,6 +105,7 @@ struct headless {
 /* A shard without primary, one of whose candidates is up. */
 static void look_for_headless(void *arg, const struct map_volume *volume)
 {
+    assert(volume != NULL);
     struct headless *h = arg;
     assert(volume->shards != NULL);
     for (uint32_t i = 0; i < volume->shard_count && !h->found; i++) {
@@ -113,6 +117,7 @@ static void look_for_headless(void *arg, const struct map_volume *volume)
 
 static void elect(struct control *c, uint64_t now)
 {
+    assert(c != NULL);
     struct headless h = {.map = c->map};
     assert(c->leading);
     if (c->duties_version != map_version(c->map)) {

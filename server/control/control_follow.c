@@ -18,6 +18,7 @@
 
 static uint32_t next_voter(const struct control *c, uint32_t node)
 {
+    assert(c != NULL);
     uint32_t at = 0;
     for (uint32_t i = 0; i < c->config.voter_count; i++) {
         if (c->config.voters[i].node == node)
@@ -29,6 +30,7 @@ static uint32_t next_voter(const struct control *c, uint32_t node)
 
 uint32_t control_leader_node(struct control *c)
 {
+    assert(c != NULL);
     if (c->config.log)
         return c->config.log->ops->leader(c->config.log);
     if (c->leader_hint == 0)
@@ -39,6 +41,7 @@ uint32_t control_leader_node(struct control *c)
 
 static bool is_voter(const struct control *c, uint32_t node)
 {
+    assert(c != NULL);
     for (uint32_t i = 0; i < c->config.voter_count; i++) {
         if (c->config.voters[i].node == node)
             return true;
@@ -49,6 +52,7 @@ static bool is_voter(const struct control *c, uint32_t node)
 /* Somebody we took for the leader says who it is. */
 void control_leader_hint(struct control *c, uint32_t from, uint32_t leader)
 {
+    assert(c != NULL);
     if (c->config.log || from != c->leader_hint || leader == from || !is_voter(c, leader))
         return;
     log_debug("leader is node=%u says node=%u", leader, from);
@@ -79,6 +83,7 @@ static void subscribe(struct control *c, uint32_t node)
 
 void control_follow_tick(struct control *c)
 {
+    assert(c != NULL);
     uint64_t now = control_now(c);
     if (c->config.log)
         return;
@@ -100,6 +105,7 @@ void control_follow_tick(struct control *c)
 
 void control_follow_ready(struct control *c, struct control_peer *peer)
 {
+    assert(peer != NULL);
     assert(peer->ready);
     if (!c->config.log && peer->node == control_leader_node(c))
         subscribe(c, peer->node);
@@ -107,6 +113,7 @@ void control_follow_ready(struct control *c, struct control_peer *peer)
 
 void control_follow_lost(struct control *c, struct control_peer *peer)
 {
+    assert(c != NULL);
     assert(peer->node != 0);
     if (c->follow_node == peer->node)
         c->follow_node = 0;
@@ -114,6 +121,7 @@ void control_follow_lost(struct control *c, struct control_peer *peer)
 
 static int follow_entry(struct control *c, const struct msg *msg)
 {
+    assert(c != NULL);
     uint64_t version = msg->header.aux;
     if (version <= map_version(c->map))
         return 0; /* we subscribed twice */
@@ -126,6 +134,7 @@ static int follow_entry(struct control *c, const struct msg *msg)
 
 static int follow_piece(struct control *c, const struct msg *msg)
 {
+    assert(msg != NULL);
     const struct wire_header *h = &msg->header;
     if (h->offset == 0) {
         free(c->piece_bytes);
@@ -160,6 +169,7 @@ static int follow_piece(struct control *c, const struct msg *msg)
 
 void control_follow_message(struct control *c, struct control_peer *peer, struct msg *msg)
 {
+    assert(c != NULL);
     int rc;
     assert(WIRE_CTL_MAP_ENTRY == msg->header.opcode || WIRE_CTL_MAP_SNAPSHOT == msg->header.opcode);
     if (c->config.log || peer->node != c->follow_node)

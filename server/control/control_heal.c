@@ -26,6 +26,7 @@ struct heal {
 
 static bool goes(const struct map *map, const struct map_member *m)
 {
+    assert(map != NULL);
     const struct map_node *node = map_node_by_id(map, m->node);
     assert(m->node != 0);
     return (m->flags & MAP_MEMBER_LEAVING) || !node || node->out;
@@ -33,12 +34,14 @@ static bool goes(const struct map *map, const struct map_member *m)
 
 static bool usable(const struct map *map, uint32_t node_id)
 {
+    assert(map != NULL);
     const struct map_node *node = node_id ? map_node_by_id(map, node_id) : NULL;
     return node && node->up && !node->store_failed && !node->out;
 }
 
 static void count_syncing(void *arg, const struct map_volume *volume)
 {
+    assert(volume != NULL);
     struct heal *heal = arg;
     assert(heal->c->leading);
     for (uint32_t i = 0; i < volume->shard_count; i++) {
@@ -52,6 +55,7 @@ static void count_syncing(void *arg, const struct map_volume *volume)
 
 static bool propose(struct heal *heal, const struct map_entry *entry)
 {
+    assert(heal != NULL);
     if (heal->c->duties_pending >= CONTROL_DUTIES_MAX / 2 || control_duty_propose(heal->c, entry) < 0) {
         heal->more = true;
         return false;
@@ -62,6 +66,7 @@ static bool propose(struct heal *heal, const struct map_entry *entry)
 
 static bool attach(struct heal *heal, const struct map_shard *shard, uint32_t node, uint32_t replaced)
 {
+    assert(heal != NULL);
     struct map_entry entry = {.kind = MAP_ENTRY_MEMBER_ATTACH, .volume = shard->volume, .shard = shard->index};
     if (heal->syncing >= heal->c->config.heal_shards_max) {
         heal->more = true;
@@ -85,6 +90,7 @@ struct same_host {
 
 static void exclude_host(void *arg, const struct map_node *node)
 {
+    assert(node != NULL);
     struct same_host *same = arg;
     assert(same->count < MAP_NODES_MAX * 2);
     if (node->id == same->as->id || (node->host[0] && strcmp(node->host, same->as->host) == 0))
@@ -94,6 +100,7 @@ static void exclude_host(void *arg, const struct map_node *node)
 /* A node for one more member: none of the members, nor on the host of one that stays. 0: there is none. */
 static uint32_t find_node(const struct heal *heal, const struct map_volume *volume, const struct map_shard *shard)
 {
+    assert(heal != NULL);
     uint32_t exclude[MAP_NODES_MAX * 2], found = 0;
     struct same_host same = {.exclude = exclude};
     for (uint32_t m = 0; m < shard->member_count; m++) {
@@ -114,6 +121,7 @@ static uint32_t find_node(const struct heal *heal, const struct map_volume *volu
 
 static bool detach(struct heal *heal, const struct map_shard *shard, const struct map_member *member)
 {
+    assert(heal != NULL);
     struct map_entry entry = {.kind = MAP_ENTRY_MEMBER_DETACH, .volume = shard->volume, .shard = shard->index};
     assert(member->instance != 0);
     entry.epoch = shard->epoch;
@@ -125,6 +133,7 @@ static bool detach(struct heal *heal, const struct map_shard *shard, const struc
 /* In_sync and live members other than `but`. */
 static uint32_t good_without(const struct heal *heal, const struct map_shard *shard, const struct map_member *but)
 {
+    assert(heal != NULL);
     uint32_t count = 0;
     assert(shard->member_count <= MAP_MEMBERS_MAX);
     for (uint32_t m = 0; m < shard->member_count; m++) {
@@ -138,6 +147,7 @@ static uint32_t good_without(const struct heal *heal, const struct map_shard *sh
 static const struct map_member *find_surplus(const struct heal *heal, const struct map_volume *volume,
                                              const struct map_shard *shard)
 {
+    assert(heal != NULL);
     const struct map_member *worst = NULL;
     uint64_t worst_rank = 0;
     for (uint32_t m = 0; m < shard->member_count; m++) {
@@ -161,6 +171,7 @@ static const struct map_member *find_surplus(const struct heal *heal, const stru
 /* One change a shard at a time; true: something was proposed or is awaited. */
 static bool heal_shard(struct heal *heal, const struct map_volume *volume, const struct map_shard *shard)
 {
+    assert(heal != NULL);
     const struct map *map = heal->c->map;
     uint32_t staying = 0, first_going = 0, syncing = 0;
     for (uint32_t m = 0; m < shard->member_count; m++) {
@@ -196,6 +207,7 @@ static bool heal_shard(struct heal *heal, const struct map_volume *volume, const
 
 static void heal_volume(void *arg, const struct map_volume *volume)
 {
+    assert(volume != NULL);
     struct heal *heal = arg;
     assert(volume->replicas >= 1);
     for (uint32_t i = 0; i < volume->shard_count && heal->c->duties_pending < CONTROL_DUTIES_MAX / 2; i++)

@@ -19,6 +19,7 @@
 
 static void answer(struct control *c, uint64_t conn_id, uint64_t request_id, struct wire_header *reply)
 {
+    assert(c != NULL);
     struct wire_header request = {.opcode = WIRE_CTL_HEARTBEAT, .request_id = request_id};
     struct control_conn *conn = conn_id ? control_conn_find(c, conn_id) : NULL;
     assert(reply->status <= 0);
@@ -32,6 +33,7 @@ static void answer(struct control *c, uint64_t conn_id, uint64_t request_id, str
 /* Is that heartbeat's sender the one the map knows? */
 static bool current(const struct control *c, uint32_t node, uint64_t incarnation)
 {
+    assert(c != NULL);
     const struct map_node *known = map_node_by_id(c->map, node);
     assert(node != 0);
     return known && known->up && known->incarnation == incarnation;
@@ -44,7 +46,7 @@ static void grant_lease(struct control *c, struct control_watch *w)
     w->waiting = false;
     if (!current(c, w->node, w->waiting_incarnation) || w->down_proposed == w->waiting_incarnation) {
         reply.status = -ESTALE; /* R10: nobody who may be declared down gets a lease */
-    } else {
+    } else if (w->io_age_ns <= c->config.io_stall_ns) {
         uint64_t until = control_lease_bound(c, w->arrived_ns);
         reply.aux = c->config.lease_ns;
         if (until > w->lease_until_ns)
@@ -57,6 +59,7 @@ static void grant_lease(struct control *c, struct control_watch *w)
 /* A majority was with us at some time after started_ns. */
 static void contact(struct control *c, uint64_t started_ns)
 {
+    assert(c != NULL);
     struct control_log *log = c->config.log;
     assert(c->leading);
     if (!log->ops->is_leader(log) || log->ops->term(log) != c->term)
@@ -69,6 +72,7 @@ static void contact(struct control *c, uint64_t started_ns)
 
 static bool anybody_waits(const struct control *c)
 {
+    assert(c != NULL);
     for (uint32_t i = 0; i < c->watch_count; i++) {
         if (c->watches[i].waiting)
             return true;
@@ -78,6 +82,7 @@ static bool anybody_waits(const struct control *c)
 
 static void round_send(struct control *c)
 {
+    assert(c != NULL);
     assert(c->round.running);
     c->round.resend_ns = control_now(c) + ENV_MS(50);
     for (uint32_t i = 0; i < c->config.voter_count; i++) {
@@ -118,6 +123,7 @@ static void round_finish(struct control *c)
 
 void control_lease_ping(struct control_conn *conn, const struct wire_header *request)
 {
+    assert(conn != NULL);
     struct control_log *log = conn->control->config.log;
     struct wire_header reply = {.aux = request->aux};
     assert(request->opcode == WIRE_PING);
@@ -130,6 +136,7 @@ void control_lease_ping(struct control_conn *conn, const struct wire_header *req
 
 void control_lease_pong(struct control *c, uint32_t node, const struct wire_header *reply)
 {
+    assert(reply != NULL);
     if (!c->leading || !c->round.running || reply->status < 0 || reply->aux != c->round.number ||
         reply->aux2 != c->term)
         return;
@@ -156,6 +163,7 @@ void control_lease_tick(struct control *c)
 
 static bool diverged(struct control *c, struct control_watch *w, const uint64_t *report)
 {
+    assert(c != NULL);
     uint64_t ours;
     assert(w->node != 0);
     if (!control_map_hash_at(c, report[REPORT_HASH_VERSION], &ours) || ours == report[REPORT_HASH])
@@ -169,6 +177,7 @@ static bool diverged(struct control *c, struct control_watch *w, const uint64_t 
 void control_lease_heartbeat(struct control *c, uint64_t conn, const struct wire_header *header, const uint64_t *report,
                              uint32_t report_count)
 {
+    assert(header != NULL);
     struct wire_header reply = {.length = header->length, .dst_incarnation = header->src_incarnation};
     struct control_watch *w = c->leading ? control_watch_get(c, header->src_node) : NULL;
     assert(report_count <= REPORT_COUNT);

@@ -21,6 +21,7 @@
 
 static void fill_identity(const struct control *c, struct wire_header *header)
 {
+    assert(c != NULL);
     header->src_node = c->config.node;
     header->src_incarnation = c->incarnation;
     if (header->map_version == 0)
@@ -30,6 +31,7 @@ static void fill_identity(const struct control *c, struct wire_header *header)
 
 void control_hello_fill(const struct control *c, struct hello *hello)
 {
+    assert(c != NULL);
     *hello = (struct hello){.version_min = WIRE_VERSION_MIN, .version_max = WIRE_VERSION, .role = HELLO_CONTROL};
     hello->node = c->config.node;
     hello->incarnation = c->incarnation;
@@ -43,6 +45,7 @@ void control_hello_fill(const struct control *c, struct hello *hello)
 
 static void peer_connected(struct link *link, void *owner)
 {
+    assert(link != NULL);
     struct control_peer *peer = owner;
     struct control *c = peer->control;
     struct hello hello;
@@ -60,6 +63,7 @@ static void peer_connected(struct link *link, void *owner)
 
 static void peer_hello(struct control_peer *peer, const struct msg *msg)
 {
+    assert(peer != NULL);
     struct control *c = peer->control;
     struct hello hello;
     if (msg->header.status < 0 || hello_decode(msg->body, msg->header.body_len, &hello) < 0 ||
@@ -94,6 +98,7 @@ static void peer_message(struct link *link, void *owner, struct msg *msg)
 
 static void peer_closed(struct link *link, void *owner, int reason)
 {
+    assert(link != NULL);
     struct control_peer *peer = owner;
     struct control *c = peer->control;
     bool was_ready = peer->ready;
@@ -118,6 +123,7 @@ static const struct link_callbacks peer_callbacks = {
 
 static const char *address_of(const struct control *c, uint32_t node)
 {
+    assert(c != NULL);
     const struct map_node *known = map_node_by_id(c->map, node);
     assert(node != 0);
     if (known && known->control_address[0])
@@ -131,6 +137,7 @@ static const char *address_of(const struct control *c, uint32_t node)
 
 struct control_peer *control_peer_get(struct control *c, uint32_t node)
 {
+    assert(c != NULL);
     struct control_peer *peer = NULL;
     const char *address = address_of(c, node);
     for (uint32_t i = 0; i < c->peer_count && !peer; i++) {
@@ -158,6 +165,7 @@ struct control_peer *control_peer_get(struct control *c, uint32_t node)
 
 void control_peer_connect(struct control *c, struct control_peer *peer)
 {
+    assert(c != NULL);
     if (peer->link || c->stopping || c->dead || control_now(c) < peer->retry_ns)
         return;
     assert(!peer->ready);
@@ -173,6 +181,7 @@ void control_peer_connect(struct control *c, struct control_peer *peer)
 
 int control_peer_send(struct control *c, uint32_t node, struct wire_header *header, const void *body)
 {
+    assert(c != NULL);
     struct control_peer *peer = node != 0 && node != c->config.node ? control_peer_get(c, node) : NULL;
     if (!peer)
         return -ENOTCONN;
@@ -191,6 +200,7 @@ int control_peer_send(struct control *c, uint32_t node, struct wire_header *head
 
 struct control_conn *control_conn_find(struct control *c, uint64_t id)
 {
+    assert(c != NULL);
     assert(id != 0);
     list_for_each(node, &c->conns)
     {
@@ -203,6 +213,7 @@ struct control_conn *control_conn_find(struct control *c, uint64_t id)
 
 int control_conn_send(struct control_conn *conn, struct wire_header *header, const void *body)
 {
+    assert(conn != NULL);
     assert(header->body_len == 0 || body != NULL);
     if (conn->doomed)
         return -ENOTCONN;
@@ -216,6 +227,7 @@ int control_conn_send(struct control_conn *conn, struct wire_header *header, con
 void control_conn_reply(struct control_conn *conn, const struct wire_header *request, struct wire_header *reply,
                         const void *body)
 {
+    assert(conn != NULL);
     assert(!WIRE_IS_REPLY(request->opcode));
     reply->opcode = request->opcode | 1;
     reply->request_id = request->request_id;
@@ -225,6 +237,7 @@ void control_conn_reply(struct control_conn *conn, const struct wire_header *req
 
 void control_conn_drop(struct control_conn *conn)
 {
+    assert(conn != NULL);
     assert(conn->link != NULL);
     if (conn->doomed)
         return;
@@ -234,6 +247,7 @@ void control_conn_drop(struct control_conn *conn)
 
 static void refuse_hello(struct control_conn *conn, const struct wire_header *request, int status, const char *text)
 {
+    assert(conn != NULL);
     struct hello hello;
     uint8_t body[HELLO_BYTES];
     assert(status < 0);
@@ -248,6 +262,7 @@ static void refuse_hello(struct control_conn *conn, const struct wire_header *re
 
 void control_links_tick(struct control *c)
 {
+    assert(c != NULL);
     uint64_t now = control_now(c);
     assert(c->conn_count <= CONTROL_LINKS_MAX);
     list_for_each(node, &c->conns)
@@ -272,6 +287,7 @@ static void close_older(struct control_conn *conn)
 
 static void conn_hello(struct control_conn *conn, const struct msg *msg)
 {
+    assert(conn != NULL);
     struct control *c = conn->control;
     struct hello theirs, ours;
     uint16_t version;
@@ -307,6 +323,7 @@ static void conn_hello(struct control_conn *conn, const struct msg *msg)
 
 static void conn_message(struct link *link, void *owner, struct msg *msg)
 {
+    assert(link != NULL);
     struct control_conn *conn = owner;
     assert(conn->link == link);
     if (!conn->doomed && !conn->control->stopping && !conn->control->dead) {
@@ -322,6 +339,7 @@ static void conn_message(struct link *link, void *owner, struct msg *msg)
 
 static void conn_writable(struct link *link, void *owner)
 {
+    assert(link != NULL);
     struct control_conn *conn = owner;
     assert(conn->link == link);
     if (conn->subscribed && !conn->doomed && !conn->control->stopping)
@@ -330,6 +348,7 @@ static void conn_writable(struct link *link, void *owner)
 
 static void conn_closed(struct link *link, void *owner, int reason)
 {
+    assert(link != NULL);
     struct control_conn *conn = owner;
     struct control *c = conn->control;
     uint32_t node = conn->role == HELLO_CONTROL && !conn->doomed ? conn->node : 0;
@@ -351,6 +370,7 @@ static const struct link_callbacks conn_callbacks = {
 
 static void surplus_message(struct link *link, void *owner, struct msg *msg)
 {
+    assert(msg != NULL);
     (void)link;
     (void)owner;
     msg_free(msg);
@@ -367,6 +387,7 @@ static const struct link_callbacks surplus_callbacks = {.message = surplus_messa
 
 void control_accept(struct listener *listener, void *arg, struct link *link)
 {
+    assert(link != NULL);
     struct control *c = arg;
     struct control_conn *conn = c->conn_count < CONTROL_LINKS_MAX && !c->stopping ? calloc(1, sizeof *conn) : NULL;
     (void)listener;
@@ -404,6 +425,7 @@ int control_links_listen(struct control *c)
 
 void control_links_close(struct control *c)
 {
+    assert(c != NULL);
     assert(c->stopping);
     for (uint32_t i = 0; i < c->config.listen_count; i++) {
         listener_close(c->listeners[i]);

@@ -20,6 +20,7 @@
 
 uint64_t control_lease_bound(const struct control *c, uint64_t from_ns)
 {
+    assert(c != NULL);
     uint64_t drift = c->config.lease_ns / 1000000 * c->config.drift_ppm;
     assert(c->config.lease_ns + 2 * drift <= c->config.node_timeout_ns);
     return from_ns + c->config.lease_ns + drift;
@@ -55,6 +56,7 @@ struct control_watch *control_watch_get(struct control *c, uint32_t node)
 
 static void lead(struct control *c)
 {
+    assert(c != NULL);
     struct control_log *log = c->config.log;
     c->leading = true;
     c->term = log->ops->term(log);
@@ -110,12 +112,25 @@ void control_liveness_role(struct control *c)
 
 void control_liveness_close(struct control *c)
 {
+    assert(c != NULL);
     for (uint32_t i = 0; i < c->watch_count; i++) {
         if (c->watches[i].probe.link)
             link_close(c->watches[i].probe.link);
     }
     c->leading = false;
     assert(c->watch_count <= MAP_NODES_MAX);
+}
+
+/* Judging now would take everybody for dead whose frames wait to be read, and our own data thread for hung. Leases are not
+ * touched: their ends were fixed when they were given. */
+void control_liveness_slept(struct control *c)
+{
+    uint64_t now = control_now(c);
+    assert(c->started);
+    log_warn("this thread stood still for %llu ms", (unsigned long long)(now - c->ticked_ns) / 1000000);
+    c->alive_ns = now;
+    for (uint32_t i = 0; i < c->watch_count; i++)
+        c->watches[i].heard_ns = now;
 }
 
 /* ---- the map's view of nodes ---- */
@@ -154,6 +169,7 @@ void control_liveness_map(struct control *c)
 
 static void propose_down(struct control *c, struct control_watch *w, const char *why)
 {
+    assert(c != NULL);
     const struct map_node *node = map_node_by_id(c->map, w->node);
     assert(c->leading);
     if (!node || !node->up || w->down_proposed == node->incarnation)
@@ -178,6 +194,7 @@ static bool silent(const struct control *c, const struct control_watch *w, uint6
 /* R23: true while we give another one the chance to judge. */
 static bool suspects_itself(struct control *c, uint64_t now)
 {
+    assert(c != NULL);
     uint32_t others = 0, lost = 0;
     assert(c->leading);
     for (uint32_t i = 0; i < c->watch_count; i++) {
@@ -218,8 +235,8 @@ void control_liveness_tick(struct control *c)
         struct control_watch *w = &c->watches[i];
         if (silent(c, w, now))
             propose_down(c, w, "silent");
-        else if (w->io_age_ns > c->config.io_stall_ns)
-            propose_down(c, w, "its I/O hangs");
+        else if (w->io_age_ns > c->config.io_stall_ns && now >= w->lease_until_ns)
+            propose_down(c, w, "its I/O hangs"); /* R10: it may go on any moment, so its lease has to end first */
     }
     assert(c->watch_count <= MAP_NODES_MAX);
 }
@@ -228,12 +245,14 @@ void control_liveness_tick(struct control *c)
 
 static struct control_watch *watch_of(struct control_probe *probe)
 {
+    assert(probe != NULL);
     assert(probe->node != 0);
     return (struct control_watch *)(void *)((char *)probe - offsetof(struct control_watch, probe));
 }
 
 static void probe_connected(struct link *link, void *owner)
 {
+    assert(link != NULL);
     struct control_probe *probe = owner;
     struct hello hello;
     uint8_t body[HELLO_BYTES];
@@ -248,6 +267,7 @@ static void probe_connected(struct link *link, void *owner)
 
 static void probe_message(struct link *link, void *owner, struct msg *msg)
 {
+    assert(link != NULL);
     struct control_probe *probe = owner;
     struct hello hello;
     assert(probe->link == link);
@@ -260,6 +280,7 @@ static void probe_message(struct link *link, void *owner, struct msg *msg)
 
 static void probe_closed(struct link *link, void *owner, int reason)
 {
+    assert(link != NULL);
     struct control_probe *probe = owner;
     struct control *c = probe->control;
     const struct map_node *node = map_node_by_id(c->map, probe->node);

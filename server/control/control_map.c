@@ -26,6 +26,7 @@ static struct control_kept *kept_at(struct control *c, uint64_t version)
 
 static void kept_drop_oldest(struct control *c)
 {
+    assert(c != NULL);
     struct control_kept *kept = kept_at(c, c->kept_first);
     assert(c->kept_bytes >= kept->len);
     c->kept_bytes -= kept->len;
@@ -36,6 +37,7 @@ static void kept_drop_oldest(struct control *c)
 
 static void kept_clear(struct control *c)
 {
+    assert(c != NULL);
     while (c->kept_first <= map_version(c->map))
         kept_drop_oldest(c);
     assert(c->kept_bytes == 0);
@@ -44,6 +46,7 @@ static void kept_clear(struct control *c)
 
 void control_map_entry(struct control *c, uint64_t version, const void *bytes, size_t len)
 {
+    assert(c != NULL);
     struct map_entry entry;
     struct map_result result;
     assert(version == map_version(c->map) + 1);
@@ -75,6 +78,7 @@ void control_map_entry(struct control *c, uint64_t version, const void *bytes, s
 
 int control_map_replace(struct control *c, const void *bytes, size_t len)
 {
+    assert(c != NULL);
     kept_clear(c);
     int rc = map_restore(c->map, bytes, len);
     c->kept_first = map_version(c->map) + 1;
@@ -89,6 +93,7 @@ int control_map_replace(struct control *c, const void *bytes, size_t len)
 
 bool control_map_hash_at(const struct control *c, uint64_t version, uint64_t *ret_hash)
 {
+    assert(c != NULL);
     uint64_t slot = version / CONTROL_HASH_EVERY % CONTROL_HASHES_KEPT;
     if (version == 0 || c->hashes[slot].version != version)
         return false;
@@ -122,6 +127,7 @@ static void feed_data(struct control *c)
 
 static bool pump_snapshot(struct control_conn *conn)
 {
+    assert(conn != NULL);
     struct control *c = conn->control;
     while (conn->snapshot_sent < conn->snapshot_len) {
         size_t piece = conn->snapshot_len - conn->snapshot_sent;
@@ -143,6 +149,7 @@ static bool pump_snapshot(struct control_conn *conn)
 
 void control_map_pump(struct control_conn *conn)
 {
+    assert(conn != NULL);
     struct control *c = conn->control;
     assert(conn->subscribed);
     for (;;) {
@@ -171,6 +178,7 @@ void control_map_pump(struct control_conn *conn)
 
 void control_map_feed(struct control *c)
 {
+    assert(c != NULL);
     uint64_t cluster = map_cluster_id(c->map);
     assert(c->config.cluster_id != 0);
     if (cluster != 0 && cluster != c->config.cluster_id) {
@@ -205,6 +213,7 @@ void control_map_persist(struct control *c)
 
 void control_map_close(struct control *c)
 {
+    assert(c != NULL);
     if (c->map)
         kept_clear(c);
     free(c->piece_bytes);

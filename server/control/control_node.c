@@ -24,6 +24,7 @@
 
 static void void_lease(struct control *c)
 {
+    assert(c != NULL);
     struct bridge_to_data *data = c->config.data;
     data->ops->lease(data, 0, map_version(c->map));
     assert(data->ops->lease != NULL);
@@ -66,6 +67,7 @@ static void registered(void *arg, const struct map_result *result)
 
 static void propose_registration(struct control *c)
 {
+    assert(c != NULL);
     struct map_entry entry = {.kind = MAP_ENTRY_NODE_REGISTER, .node = c->config.node, .node_info = c->config.self};
     assert(c->registration == REG_IDLE);
     if (control_propose_entry(c, &entry, registered, c) == 0)
@@ -74,6 +76,7 @@ static void propose_registration(struct control *c)
 
 static void check_deposed(struct control *c)
 {
+    assert(c != NULL);
     const struct map_node *self = map_node_by_id(c->map, c->config.node);
     assert(c->registration == REG_DONE);
     if (map_version(c->map) < c->registered_version || (self && self->up && self->incarnation == c->incarnation))
@@ -119,6 +122,7 @@ void control_node_turn(struct control *c)
 
 static uint64_t io_age(const struct control *c, uint64_t now)
 {
+    assert(c != NULL);
     uint64_t silence = now - c->alive_ns;
     assert(now >= c->alive_ns);
     if (c->io_age_ns > 0)
@@ -128,6 +132,7 @@ static uint64_t io_age(const struct control *c, uint64_t now)
 
 static void fill_report(const struct control *c, uint64_t report[REPORT_COUNT])
 {
+    assert(c != NULL);
     const struct bridge_stats *stats = c->stats;
     uint64_t newest = map_version(c->map) / CONTROL_HASH_EVERY * CONTROL_HASH_EVERY;
     memset(report, 0, REPORT_COUNT * sizeof report[0]);
@@ -153,6 +158,7 @@ static void fill_report(const struct control *c, uint64_t report[REPORT_COUNT])
 
 void control_node_heartbeat(struct control *c)
 {
+    assert(c != NULL);
     uint64_t now = control_now(c), report[REPORT_COUNT], body[REPORT_COUNT];
     c->heartbeat_now = false;
     if (c->registration != REG_DONE)
@@ -179,6 +185,7 @@ void control_node_heartbeat(struct control *c)
 
 void control_node_answered(struct control *c, uint32_t from, const struct wire_header *reply)
 {
+    assert(c != NULL);
     struct bridge_to_data *data = c->config.data;
     uint64_t now = control_now(c);
     if (reply->status == -EAGAIN) {
@@ -204,6 +211,7 @@ void control_node_answered(struct control *c, uint32_t from, const struct wire_h
 
 void control_node_tick(struct control *c)
 {
+    assert(c != NULL);
     uint64_t now = control_now(c);
     assert(c->config.heartbeat_ns > 0);
     if (c->registration == REG_DONE && now >= c->stats_after_ns) {
@@ -216,6 +224,7 @@ void control_node_tick(struct control *c)
 
 void control_node_close(struct control *c)
 {
+    assert(c != NULL);
     if (c->stats)
         c->stats->release(c->stats);
     c->stats = NULL;

@@ -30,6 +30,7 @@ static void finish(struct control *c, struct control_proposal *p, const struct m
 
 static void send_proposal(struct control *c, struct control_proposal *p)
 {
+    assert(c != NULL);
     assert(!p->answered);
     p->resend_ns = control_now(c) + CONTROL_RESEND_NS;
     if (c->leading) {
@@ -98,6 +99,7 @@ int control_propose_entry(struct control *c, const struct map_entry *entry,
 /* May p->cb be called now? Fed: the data thread was given the entry. */
 static bool complete(struct control *c, struct control_proposal *p)
 {
+    assert(c != NULL);
     if (!p->answered && !p->session && map_request_result(c->map, p->request, &p->result))
         p->answered = true;
     if (!p->answered)
@@ -131,6 +133,7 @@ void control_propose_turn(struct control *c)
 
 void control_propose_tick(struct control *c)
 {
+    assert(c != NULL);
     uint64_t now = control_now(c);
     assert(c->started);
     list_for_each(node, &c->proposals)
@@ -143,6 +146,7 @@ void control_propose_tick(struct control *c)
 
 void control_propose_resend(struct control *c)
 {
+    assert(c != NULL);
     assert(c->env != NULL);
     list_for_each(node, &c->proposals) list_entry(node, struct control_proposal, node_link)->resend_ns = 0;
     control_wake(c);
@@ -152,6 +156,7 @@ void control_propose_resend(struct control *c)
 void control_propose_done(struct control *c, uint64_t serial, int status, uint32_t leader,
                           const struct map_result *result)
 {
+    assert(c != NULL);
     (void)leader;
     list_for_each(node, &c->proposals)
     {
@@ -173,6 +178,7 @@ void control_propose_done(struct control *c, uint64_t serial, int status, uint32
 
 void control_propose_answer(struct control *c, uint32_t from, const struct wire_header *reply, const void *body)
 {
+    assert(c != NULL);
     struct map_result result = {0};
     assert(from != 0);
     if (reply->status == -EAGAIN)

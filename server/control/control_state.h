@@ -19,6 +19,7 @@
 #define CONTROL_HASHES_KEPT 16u
 #define CONTROL_SNAPSHOT_BYTES_MAX (64u << 20) /* of a map, from the wire */
 #define CONTROL_PIECE_BYTES (128u * 1024u)     /* of a snapshot, a frame */
+#define CONTROL_SLEPT_BEATS 3u /* a tick that is late by more heartbeats than this: the process or the host stood still */
 #define CONTROL_RESEND_NS ENV_MS(300)
 #define CONTROL_RECONNECT_NS ENV_MS(100)
 #define CONTROL_HELLO_NS ENV_MS(5000)  /* to say hello in */
@@ -160,6 +161,7 @@ struct control {
     struct bridge_to_control bridge;
     struct env_task turn_task;
     struct env_timer tick_timer;
+    uint64_t ticked_ns; /* last tick */
     bool started, stopping, stopped, dead;
     void (*stop_cb)(void *arg);
     void *stop_arg;
@@ -292,6 +294,7 @@ void control_lease_ping(struct control_conn *conn, const struct wire_header *req
 /* ---- control_liveness.c: leading starts and ends; silence and probes ---- */
 void control_liveness_role(struct control *c);
 void control_liveness_tick(struct control *c);
+void control_liveness_slept(struct control *c); /* this thread stood still for long: what others said meanwhile is unread */
 void control_liveness_suspect(struct control *c, uint32_t node);
 struct control_watch *control_watch_get(struct control *c, uint32_t node); /* made on demand; NULL: too many */
 void control_liveness_map(struct control *c);                              /* after entries: watches follow the map */

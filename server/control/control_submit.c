@@ -34,6 +34,7 @@ void control_submit_result_encode(const struct map_result *result, uint8_t out[2
 
 void control_submit_result_decode(const uint8_t in[24], struct map_result *ret_result)
 {
+    assert(ret_result != NULL);
     uint64_t words[3];
     memcpy(words, in, sizeof words);
     int64_t rc = (int64_t)le64toh(words[0]);
@@ -46,6 +47,7 @@ void control_submit_result_decode(const uint8_t in[24], struct map_result *ret_r
 static void answer(struct control *c, uint64_t conn_id, uint64_t request_id, int status,
                    const struct map_result *result)
 {
+    assert(c != NULL);
     struct wire_header request = {.opcode = WIRE_CTL_PROPOSE, .request_id = request_id};
     struct wire_header reply = {.status = status};
     uint8_t body[24];
@@ -68,6 +70,7 @@ static void answer(struct control *c, uint64_t conn_id, uint64_t request_id, int
 
 static void drop(struct control_submission *s)
 {
+    assert(s != NULL);
     assert(list_linked(&s->node_link));
     if (s->in_log) { /* the log still holds the request */
         s->dead = true;
@@ -81,6 +84,7 @@ static void drop(struct control_submission *s)
 
 static void find_members(struct control *c, struct control_submission *s)
 {
+    assert(c != NULL);
     const struct map_volume *volume = map_volume_by_id(c->map, s->volume);
     if (s->members_version == map_version(c->map))
         return;
@@ -107,6 +111,7 @@ struct grant_check {
 
 static bool is_member(const struct control_submission *s, uint32_t node)
 {
+    assert(s != NULL);
     for (uint32_t i = 0; i < s->member_count; i++) {
         if (s->members[i] == node)
             return true;
@@ -133,6 +138,7 @@ static void check_node(void *arg, const struct map_node *node)
 
 static bool granted(struct control *c, struct control_submission *s)
 {
+    assert(c != NULL);
     struct grant_check check = {.c = c, .s = s, .now = control_now(c), .ok = true};
     assert(s->result.rc == 0);
     const struct map_volume *volume = map_volume_by_id(c->map, s->volume);
@@ -147,6 +153,7 @@ static bool granted(struct control *c, struct control_submission *s)
 /* True when s was answered and is gone. */
 static bool settle(struct control *c, struct control_submission *s)
 {
+    assert(c != NULL);
     struct map_result result;
     assert(!s->in_log);
     if (!map_request_result(c->map, s->request, &result)) {
@@ -165,6 +172,7 @@ static bool settle(struct control *c, struct control_submission *s)
 
 static void logged(struct control_log_req *req, int rc)
 {
+    assert(req != NULL);
     struct control_submission *s = req->owner;
     struct control *c = s->control;
     assert(s->in_log);
@@ -182,6 +190,7 @@ static void logged(struct control_log_req *req, int rc)
 
 static void note_session(struct control *c, struct control_submission *s, const void *bytes, size_t len)
 {
+    assert(c != NULL);
     struct map_entry entry;
     if (map_entry_decode(bytes, len, &entry) < 0)
         return;
@@ -208,6 +217,7 @@ static int check_entry(const void *bytes, size_t len)
 
 static struct control_submission *find(struct control *c, const uint8_t request[16])
 {
+    assert(c != NULL);
     uint32_t count = 0;
     list_for_each(node, &c->submissions)
     {
@@ -222,6 +232,7 @@ static struct control_submission *find(struct control *c, const uint8_t request[
 
 static struct control_submission *create(struct control *c, const void *bytes, size_t len, const uint8_t request[16])
 {
+    assert(c != NULL);
     struct control_submission *s = calloc(1, sizeof *s);
     assert(len >= MAP_ENTRY_HEADER_BYTES);
     if (!s)

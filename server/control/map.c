@@ -63,6 +63,7 @@ void map_destroy(struct map *map)
 
 void map_set_observer(struct map *map, const struct map_observer *observer)
 {
+    assert(map != NULL);
     assert(map->applying == 0);
     if (observer)
         map->observer = *observer;
@@ -83,6 +84,7 @@ static uint32_t request_slot_of(const uint8_t id[16])
 
 static struct map_request *request_find(const struct map *map, const uint8_t id[16])
 {
+    assert(map != NULL);
     assert(map->request_count <= MAP_REQUESTS_MAX);
     for (uint32_t slot = request_slot_of(id); map->request_slots[slot]; slot = (slot + 1) % MAP_REQUEST_SLOTS) {
         struct map_request *request = &map->requests[map->request_slots[slot] - 1];
@@ -94,6 +96,7 @@ static struct map_request *request_find(const struct map *map, const uint8_t id[
 
 static void request_slot_insert(struct map *map, uint32_t ring_index)
 {
+    assert(map != NULL);
     uint32_t slot = request_slot_of(map->requests[ring_index].id);
     while (map->request_slots[slot])
         slot = (slot + 1) % MAP_REQUEST_SLOTS;
@@ -103,6 +106,7 @@ static void request_slot_insert(struct map *map, uint32_t ring_index)
 /* Deletion from open addressing: what follows in the same run moves up. */
 static void request_slot_remove(struct map *map, uint32_t ring_index)
 {
+    assert(map != NULL);
     uint32_t hole = request_slot_of(map->requests[ring_index].id);
     while (map->request_slots[hole] != ring_index + 1)
         hole = (hole + 1) % MAP_REQUEST_SLOTS;
@@ -120,6 +124,7 @@ static void request_slot_remove(struct map *map, uint32_t ring_index)
 
 void map_requests_clear(struct map *map)
 {
+    assert(map != NULL);
     memset(map->request_slots, 0, MAP_REQUEST_SLOTS * sizeof *map->request_slots);
     map->request_head = map->request_count = 0;
 }
@@ -144,6 +149,8 @@ void map_request_add(struct map *map, const uint8_t id[16], const struct map_res
 
 bool map_request_result(const struct map *map, const uint8_t request[16], struct map_result *ret_result)
 {
+    assert(map != NULL);
+    assert(ret_result != NULL);
     const struct map_request *found = request_find(map, request);
     if (found)
         *ret_result = found->result;
@@ -187,6 +194,7 @@ void map_touch_node(struct map *map, struct map_node *node)
 
 static void tell_observer(struct map *map)
 {
+    assert(map != NULL);
     const struct map_observer *observer = &map->observer;
     if (map->node_touched && observer->node_changed)
         observer->node_changed(observer->arg, map->node_touched);
@@ -229,6 +237,7 @@ static map_apply_fn *const kinds[] = {
 
 void map_apply_cluster_init(struct map *map, const struct map_entry *entry, struct map_result *result)
 {
+    assert(map != NULL);
     assert(entry->kind == MAP_ENTRY_CLUSTER_INIT);
     if (entry->cluster_id == 0) {
         result->rc = -EINVAL;

@@ -58,6 +58,7 @@ static void note_stop(struct map *map, struct map_shard *shard, struct map_membe
 static void member_registered(struct map *map, struct map_volume *volume, struct map_shard *shard,
                               struct map_member *member)
 {
+    assert(map != NULL);
     const struct map_node *node = map_find_node(map, member->node);
     bool has_data = (member->flags & (MAP_MEMBER_IN_SYNC | MAP_MEMBER_ELIGIBLE)) != 0;
     assert(node->incarnation != member->incarnation);
@@ -73,6 +74,7 @@ static void member_registered(struct map *map, struct map_volume *volume, struct
 
 static struct map_node *node_insert(struct map *map, uint32_t id)
 {
+    assert(map != NULL);
     uint32_t at = map->node_count;
     assert(map->node_count < MAP_NODES_MAX);
     while (at > 0 && map->nodes[at - 1]->id > id) {
@@ -87,6 +89,7 @@ static struct map_node *node_insert(struct map *map, uint32_t id)
 
 void map_apply_node_register(struct map *map, const struct map_entry *entry, struct map_result *result)
 {
+    assert(map != NULL);
     struct map_node *node = map_find_node(map, entry->node);
     const struct map_node *info = &entry->node_info;
     bool other_store = node && memcmp(node->store_uuid, info->store_uuid, sizeof info->store_uuid) != 0;
@@ -131,6 +134,7 @@ static struct map_node *cas_node(struct map *map, const struct map_entry *entry,
 
 void map_apply_node_down(struct map *map, const struct map_entry *entry, struct map_result *result)
 {
+    assert(map != NULL);
     struct map_node *node = cas_node(map, entry, result);
     assert(entry->kind == MAP_ENTRY_NODE_DOWN);
     if (!node || !node->up)
@@ -142,6 +146,7 @@ void map_apply_node_down(struct map *map, const struct map_entry *entry, struct 
 
 void map_apply_store_failed(struct map *map, const struct map_entry *entry, struct map_result *result)
 {
+    assert(map != NULL);
     struct map_node *node = cas_node(map, entry, result);
     assert(entry->kind == MAP_ENTRY_STORE_FAILED);
     if (!node || node->store_failed)
@@ -153,6 +158,7 @@ void map_apply_store_failed(struct map *map, const struct map_entry *entry, stru
 
 void map_apply_node_out(struct map *map, const struct map_entry *entry, struct map_result *result)
 {
+    assert(map != NULL);
     struct map_node *node = cas_node(map, entry, result);
     assert(entry->kind == MAP_ENTRY_NODE_OUT);
     if (!node)

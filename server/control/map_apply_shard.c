@@ -24,6 +24,7 @@ struct target {
 /* The shard that the entry names, in the epoch that it names. */
 static bool cas_shard(struct map *map, const struct map_entry *entry, struct target *ret, struct map_result *result)
 {
+    assert(map != NULL);
     assert(result->rc == 0);
     *ret = (struct target){0};
     ret->shard = map_find_shard(map, entry->volume, entry->shard, &ret->volume);
@@ -85,6 +86,7 @@ void map_apply_member_add(struct map *map, const struct map_entry *entry, struct
 /* R12: from here on acknowledgements may be given in this epoch; who has them all is exactly in_sync. */
 static void activate(struct map *map, struct map_volume *volume, struct map_shard *shard)
 {
+    assert(map != NULL);
     assert(map_in_sync_count(shard) >= volume->min_replicas);
     shard->active_epoch = shard->epoch;
     for (uint32_t i = 0; i < shard->member_count; i++) {
@@ -196,6 +198,7 @@ static bool detach_allowed(const struct map *map, const struct target *t)
 
 void map_apply_member_detach(struct map *map, const struct map_entry *entry, struct map_result *result)
 {
+    assert(map != NULL);
     struct target t;
     assert(entry->kind == MAP_ENTRY_MEMBER_DETACH);
     if (!cas_shard(map, entry, &t, result))
@@ -239,6 +242,7 @@ void map_apply_elect(struct map *map, const struct map_entry *entry, struct map_
 
 static void promote(struct map *map, struct map_volume *volume, struct map_shard *shard, struct map_member *forced)
 {
+    assert(map != NULL);
     uint64_t e_forced = forced->flags & MAP_MEMBER_IN_SYNC ? shard->epoch : forced->e_r;
     for (uint32_t i = 0; i < shard->member_count; i++) {
         struct map_member *m = &shard->members[i];

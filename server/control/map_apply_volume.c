@@ -39,6 +39,8 @@ static bool size_valid(uint64_t size)
 
 static int create_check(const struct map *map, const struct map_entry *entry, uint64_t shard_bytes)
 {
+    assert(map != NULL);
+    assert(entry != NULL);
     if (!name_valid(entry->name) || !size_valid(entry->size))
         return -EINVAL;
     if (shard_bytes % SHARD_BYTES_UNIT != 0 || shard_bytes > MAP_SHARD_BYTES_DEFAULT)
@@ -60,6 +62,7 @@ static int create_check(const struct map *map, const struct map_entry *entry, ui
 /* Members and epoch of new shards [from, shard_count). Returns false when one can't be placed. */
 static bool place_shards(struct map *map, struct map_volume *volume, uint32_t from, const struct map_entry *entry)
 {
+    assert(map != NULL);
     struct placement placement;
     placement_init(&placement, map, entry->weights, entry->weight_count);
     for (uint32_t i = from; i < volume->shard_count; i++) {
@@ -118,6 +121,7 @@ void map_apply_volume_create(struct map *map, const struct map_entry *entry, str
 
 static bool session_alive(const struct map *map, const struct map_volume *volume)
 {
+    assert(map != NULL);
     const struct map_node *gateway = map_find_node(map, volume->session.gateway);
     assert(volume->session.open || volume->session.number < UINT64_MAX);
     return volume->session.open && gateway && gateway->up &&
@@ -144,6 +148,7 @@ void map_apply_volume_delete(struct map *map, const struct map_entry *entry, str
 /* A shrink must end at a shard border: what is cut off and grown again later has new shard instances and reads zero. */
 static int shrink_check(const struct map_volume *volume, const struct map_entry *entry)
 {
+    assert(volume != NULL);
     assert(entry->size < volume->size);
     if (!(entry->flags & MAP_FORCE) || entry->size % volume->shard_bytes != 0)
         return -EINVAL;
@@ -240,6 +245,7 @@ void map_apply_session_open(struct map *map, const struct map_entry *entry, stru
 
 void map_apply_session_close(struct map *map, const struct map_entry *entry, struct map_result *result)
 {
+    assert(map != NULL);
     struct map_volume *volume = map_entry_volume(map, entry);
     bool force = (entry->flags & MAP_SESSION_FORCE) != 0;
     assert(entry->kind == MAP_ENTRY_SESSION_CLOSE);

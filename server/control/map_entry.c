@@ -83,6 +83,7 @@ static uint32_t fields_of_kind(uint32_t kind)
 
 static void put_node_info(struct map_writer *w, const struct map_node *info)
 {
+    assert(w != NULL);
     map_put_int(w, info->stop, 1);
     map_put(w, info->store_uuid, sizeof info->store_uuid);
     map_put_int(w, info->capacity_bytes, 8);
@@ -95,6 +96,8 @@ static void put_node_info(struct map_writer *w, const struct map_node *info)
 
 static void put_lists(struct map_writer *w, const struct map_entry *entry, uint32_t fields)
 {
+    assert(w != NULL);
+    assert(entry != NULL);
     if (fields & F_WEIGHTS) {
         map_put_int(w, entry->weight_count, 2);
         for (uint32_t i = 0; i < entry->weight_count; i++) {
@@ -114,6 +117,8 @@ static void put_lists(struct map_writer *w, const struct map_entry *entry, uint3
 
 static void put_fields(struct map_writer *w, const struct map_entry *entry, uint32_t fields)
 {
+    assert(w != NULL);
+    assert(entry != NULL);
     if (fields & F_NODE)
         map_put_int(w, entry->node, 4);
     if (fields & F_INCARNATION)
@@ -177,6 +182,7 @@ int map_entry_encode(const struct map_entry *entry, void *buffer, size_t capacit
 
 static void get_node_info(struct map_reader *r, struct map_node *ret)
 {
+    assert(r != NULL);
     ret->stop = (uint8_t)map_get_int(r, 1);
     map_get(r, ret->store_uuid, sizeof ret->store_uuid);
     ret->capacity_bytes = map_get_int(r, 8);
@@ -191,6 +197,7 @@ static void get_node_info(struct map_reader *r, struct map_node *ret)
 
 static void get_weights(struct map_reader *r, struct map_entry *entry)
 {
+    assert(entry != NULL);
     uint32_t count = (uint32_t)map_get_int(r, 2);
     if (count > MAP_NODES_MAX || (size_t)count * WEIGHT_BYTES > map_reader_left(r))
         r->bad = true;
@@ -210,6 +217,7 @@ static void get_weights(struct map_reader *r, struct map_entry *entry)
 
 static void get_actives(struct map_reader *r, struct map_entry *entry)
 {
+    assert(entry != NULL);
     uint32_t count = (uint32_t)map_get_int(r, 4);
     if ((size_t)count * ACTIVE_BYTES > map_reader_left(r))
         r->bad = true;
@@ -230,6 +238,8 @@ static void get_actives(struct map_reader *r, struct map_entry *entry)
 
 static void get_fields(struct map_reader *r, struct map_entry *entry, uint32_t fields)
 {
+    assert(r != NULL);
+    assert(entry != NULL);
     if (fields & F_NODE)
         entry->node = (uint32_t)map_get_int(r, 4);
     if (fields & F_INCARNATION)
@@ -274,6 +284,7 @@ static void get_fields(struct map_reader *r, struct map_entry *entry, uint32_t f
 
 int map_entry_decode(const void *bytes, size_t len, struct map_entry *ret_entry)
 {
+    assert(ret_entry != NULL);
     struct map_reader r = {.bytes = bytes, .len = len};
     struct map_entry entry = {0};
     if (len < MAP_ENTRY_HEADER_BYTES || len > MAP_ENTRY_BYTES_MAX || map_get_int(&r, 1) != ENTRY_FORMAT)

@@ -37,6 +37,7 @@ static uint64_t mix_bytes(uint64_t hash, const void *data, size_t bytes)
 
 static uint64_t hash_shard(const struct map_shard *shard)
 {
+    assert(shard != NULL);
     uint64_t h = mix(0x5a, shard->volume);
     h = mix(h, (uint64_t)shard->index << 32 | shard->member_count);
     assert(shard->member_count <= MAP_MEMBERS_MAX);
@@ -57,6 +58,7 @@ static uint64_t hash_shard(const struct map_shard *shard)
 
 static uint64_t hash_node(const struct map_node *n)
 {
+    assert(n != NULL);
     uint64_t h = mix(0x3c, n->id);
     h = mix(h, (uint64_t)n->up | (uint64_t)n->store_failed << 1 | (uint64_t)n->out << 2 | (uint64_t)n->stop << 8);
     h = mix(h, n->incarnation);
@@ -71,6 +73,7 @@ static uint64_t hash_node(const struct map_node *n)
 
 static uint64_t hash_volume_head(const struct map_volume *v)
 {
+    assert(v != NULL);
     uint64_t h = mix(0x7e, v->id);
     h = mix_bytes(h, v->name, strlen(v->name) + 1);
     h = mix(h, v->size);

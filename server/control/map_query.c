@@ -15,26 +15,31 @@
 
 uint64_t map_version(const struct map *map)
 {
+    assert(map != NULL);
     return map->version;
 }
 
 uint64_t map_cluster_id(const struct map *map)
 {
+    assert(map != NULL);
     return map->cluster_id;
 }
 
 uint32_t map_feature_level(const struct map *map)
 {
+    assert(map != NULL);
     return map->feature_level;
 }
 
 uint32_t map_node_count(const struct map *map)
 {
+    assert(map != NULL);
     return map->node_count;
 }
 
 struct map_node *map_find_node(const struct map *map, uint32_t id)
 {
+    assert(map != NULL);
     uint32_t low = 0, high = map->node_count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
@@ -49,6 +54,7 @@ struct map_node *map_find_node(const struct map *map, uint32_t id)
 
 struct map_volume *map_find_volume(const struct map *map, uint64_t id)
 {
+    assert(map != NULL);
     uint32_t low = 0, high = map->volume_count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
@@ -63,6 +69,8 @@ struct map_volume *map_find_volume(const struct map *map, uint64_t id)
 
 struct map_volume *map_entry_volume(const struct map *map, const struct map_entry *entry)
 {
+    assert(map != NULL);
+    assert(entry != NULL);
     if (entry->volume != 0)
         return map_find_volume(map, entry->volume);
     for (uint32_t i = 0; i < map->volume_count; i++) {
@@ -86,6 +94,7 @@ struct map_shard *map_find_shard(const struct map *map, uint64_t volume, uint32_
 
 struct map_member *map_find_member(struct map_shard *shard, uint32_t node)
 {
+    assert(shard != NULL);
     assert(shard->member_count <= MAP_MEMBERS_MAX);
     for (uint32_t i = 0; i < shard->member_count; i++) {
         if (shard->members[i].node == node)
@@ -96,16 +105,19 @@ struct map_member *map_find_member(struct map_shard *shard, uint32_t node)
 
 const struct map_node *map_node_by_id(const struct map *map, uint32_t id)
 {
+    assert(map != NULL);
     return map_find_node(map, id);
 }
 
 const struct map_volume *map_volume_by_id(const struct map *map, uint64_t id)
 {
+    assert(map != NULL);
     return map_find_volume(map, id);
 }
 
 const struct map_volume *map_volume_by_name(const struct map *map, const char *name)
 {
+    assert(map != NULL);
     for (uint32_t i = 0; i < map->volume_count; i++) {
         if (strncmp(map->volumes[i]->name, name, MAP_NAME_MAX) == 0)
             return map->volumes[i];
@@ -115,23 +127,27 @@ const struct map_volume *map_volume_by_name(const struct map *map, const char *n
 
 const struct map_shard *map_shard_at(const struct map *map, uint64_t volume, uint32_t shard)
 {
+    assert(map != NULL);
     return map_find_shard(map, volume, shard, /* ret_volume= */ NULL);
 }
 
 void map_each_node(const struct map *map, void (*fn)(void *arg, const struct map_node *node), void *arg)
 {
+    assert(map != NULL);
     for (uint32_t i = 0; i < map->node_count; i++)
         fn(arg, map->nodes[i]);
 }
 
 void map_each_volume(const struct map *map, void (*fn)(void *arg, const struct map_volume *volume), void *arg)
 {
+    assert(map != NULL);
     for (uint32_t i = 0; i < map->volume_count; i++)
         fn(arg, map->volumes[i]);
 }
 
 const struct map_member *map_member_of(const struct map_shard *shard, uint32_t node)
 {
+    assert(shard != NULL);
     assert(shard->member_count <= MAP_MEMBERS_MAX);
     for (uint32_t i = 0; i < shard->member_count; i++) {
         if (shard->members[i].node == node)
@@ -142,6 +158,7 @@ const struct map_member *map_member_of(const struct map_shard *shard, uint32_t n
 
 uint32_t map_in_sync_count(const struct map_shard *shard)
 {
+    assert(shard != NULL);
     uint32_t count = 0;
     assert(shard->member_count <= MAP_MEMBERS_MAX);
     for (uint32_t i = 0; i < shard->member_count; i++)
@@ -156,6 +173,8 @@ bool map_node_usable(const struct map_node *node)
 
 bool map_member_live(const struct map *map, const struct map_member *member)
 {
+    assert(map != NULL);
+    assert(member != NULL);
     const struct map_node *node = map_find_node(map, member->node);
     if (!map_node_usable(node))
         return false;
@@ -164,6 +183,8 @@ bool map_member_live(const struct map *map, const struct map_member *member)
 
 bool map_member_electable(const struct map *map, const struct map_member *member)
 {
+    assert(map != NULL);
+    assert(member != NULL);
     if (!(member->flags & (MAP_MEMBER_IN_SYNC | MAP_MEMBER_ELIGIBLE)) || (member->flags & MAP_MEMBER_EMPTY))
         return false;
     return map_node_usable(map_find_node(map, member->node));

@@ -39,6 +39,7 @@ void map_shard_init_member(struct map *map, struct map_member *member, const str
 
 uint32_t map_shard_choose_primary(const struct map *map, const struct map_volume *volume, const struct map_shard *shard)
 {
+    assert(map != NULL);
     uint32_t best = 0;
     uint64_t best_rank = 0;
     assert(shard->member_count <= MAP_MEMBERS_MAX);
@@ -59,6 +60,8 @@ uint32_t map_shard_choose_primary(const struct map *map, const struct map_volume
 
 static bool other_live(const struct map *map, const struct map_shard *shard, const struct map_member *but)
 {
+    assert(map != NULL);
+    assert(shard != NULL);
     for (uint32_t i = 0; i < shard->member_count; i++) {
         const struct map_member *m = &shard->members[i];
         if (m != but && (m->flags & MAP_MEMBER_IN_SYNC) && map_member_live(map, m))
@@ -83,6 +86,7 @@ void map_shard_remove_in_sync(struct map *map, struct map_volume *volume, struct
 
 void map_shard_lose(struct map *map, struct map_volume *volume, struct map_shard *shard, struct map_member *member)
 {
+    assert(map != NULL);
     assert(!map_member_live(map, member) || !(member->flags & MAP_MEMBER_IN_SYNC));
     if (!(member->flags & MAP_MEMBER_IN_SYNC))
         return;
@@ -101,6 +105,7 @@ void map_shard_lose(struct map *map, struct map_volume *volume, struct map_shard
 /* Nothing better can come: every member that could be elected is up (an emptied store can never be). */
 bool map_shard_electable_all_up(const struct map *map, const struct map_shard *shard)
 {
+    assert(map != NULL);
     uint32_t candidates = 0;
     for (uint32_t i = 0; i < shard->member_count; i++) {
         const struct map_member *m = &shard->members[i];
@@ -117,6 +122,7 @@ bool map_shard_electable_all_up(const struct map *map, const struct map_shard *s
 /* Lower is better: clean, same boot, rebooted; in_sync before eligible; home first; lowest id (R18). */
 static uint64_t election_order(const struct map_volume *volume, const struct map_member *member)
 {
+    assert(volume != NULL);
     uint64_t stop = member->flags & MAP_MEMBER_REBOOTED ? 2 : member->flags & MAP_MEMBER_UNCLEAN ? 1 : 0;
     uint64_t not_in_sync = !(member->flags & MAP_MEMBER_IN_SYNC);
     uint64_t not_home = member->node != volume->home;
@@ -126,6 +132,7 @@ static uint64_t election_order(const struct map_volume *volume, const struct map
 
 bool map_shard_elect(struct map *map, struct map_volume *volume, struct map_shard *shard)
 {
+    assert(map != NULL);
     struct map_member *best = NULL;
     assert(shard->primary == 0);
     for (uint32_t i = 0; i < shard->member_count; i++) {

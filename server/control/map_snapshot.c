@@ -29,6 +29,8 @@ static const uint8_t snapshot_magic[4] = {'A', 'S', 'H', 'M'};
 
 static void put_node(struct map_writer *w, const struct map_node *n)
 {
+    assert(w != NULL);
+    assert(n != NULL);
     map_put_varint(w, n->id);
     map_put_int(w, (uint64_t)n->up | (uint64_t)n->store_failed << 1 | (uint64_t)n->out << 2, 1);
     map_put_int(w, n->stop, 1);
@@ -44,6 +46,7 @@ static void put_node(struct map_writer *w, const struct map_node *n)
 
 static void put_shard(struct map_writer *w, const struct map_shard *s)
 {
+    assert(w != NULL);
     assert(s->member_count <= MAP_MEMBERS_MAX);
     map_put_varint(w, s->member_count);
     for (uint32_t i = 0; i < s->member_count; i++) {
@@ -64,11 +67,14 @@ static void put_shard(struct map_writer *w, const struct map_shard *s)
 
 static uint64_t session_bits(const struct map_session *s)
 {
+    assert(s != NULL);
     return (uint64_t)s->open | (uint64_t)s->read_only << 1 | (uint64_t)s->continued << 2;
 }
 
 static void put_volume(struct map_writer *w, const struct map_volume *v)
 {
+    assert(w != NULL);
+    assert(v != NULL);
     map_put_varint(w, v->id);
     map_put_text(w, v->name, sizeof v->name);
     map_put_varint(w, v->size);
@@ -91,6 +97,7 @@ static void put_volume(struct map_writer *w, const struct map_volume *v)
 
 int map_snapshot(const struct map *map, void **ret_bytes, size_t *ret_len)
 {
+    assert(map != NULL);
     struct map_writer w = {.grow = true};
     assert(map->applying == 0);
     map_put(&w, snapshot_magic, sizeof snapshot_magic);
@@ -137,6 +144,7 @@ static bool get_bool_bits(struct map_reader *r, unsigned bits, uint8_t *ret)
 
 static void get_nodes(struct map_reader *r, struct map *map)
 {
+    assert(map != NULL);
     uint32_t count = map_get_varint32(r);
     assert(map->node_count == 0);
     if (count > MAP_NODES_MAX)
@@ -167,6 +175,8 @@ static void get_nodes(struct map_reader *r, struct map *map)
 
 static bool shard_sound(const struct map *map, const struct map_shard *s)
 {
+    assert(map != NULL);
+    assert(s != NULL);
     uint32_t in_sync = 0;
     for (uint32_t i = 0; i < s->member_count; i++) {
         const struct map_member *m = &s->members[i];
@@ -188,6 +198,8 @@ static bool shard_sound(const struct map *map, const struct map_shard *s)
 
 static void get_shard(struct map_reader *r, const struct map *map, struct map_shard *s)
 {
+    assert(map != NULL);
+    assert(s != NULL);
     s->member_count = map_get_varint32(r);
     if (s->member_count > MAP_MEMBERS_MAX) {
         s->member_count = 0;
@@ -213,6 +225,8 @@ static void get_shard(struct map_reader *r, const struct map *map, struct map_sh
 
 static bool volume_sound(const struct map *map, const struct map_volume *v)
 {
+    assert(map != NULL);
+    assert(v != NULL);
     if (v->id == 0 || v->id >= map->next_volume || v->shard_bytes == 0 || v->shard_bytes > MAP_SHARD_BYTES_DEFAULT)
         return false;
     if (v->size == 0 || v->size % 4096 != 0 || v->size > (uint64_t)MAP_SHARDS_MAX * v->shard_bytes)
@@ -227,6 +241,7 @@ static bool volume_sound(const struct map *map, const struct map_volume *v)
 
 static void get_volume(struct map_reader *r, struct map *map)
 {
+    assert(map != NULL);
     struct map_volume *v = map_volume_new();
     uint8_t bits = 0, deleting = 0;
     v->id = map_get_varint(r);
@@ -265,6 +280,7 @@ static void get_volume(struct map_reader *r, struct map *map)
 
 static void get_requests(struct map_reader *r, struct map *map)
 {
+    assert(map != NULL);
     uint32_t count = map_get_varint32(r);
     if (count > MAP_REQUESTS_MAX)
         r->bad = true;
@@ -286,6 +302,7 @@ static void get_requests(struct map_reader *r, struct map *map)
 
 static void get_map(struct map_reader *r, struct map *map)
 {
+    assert(map != NULL);
     map->version = map_get_varint(r);
     map->cluster_id = map_get_varint(r);
     map->feature_level = map_get_varint32(r);
@@ -311,6 +328,7 @@ static void get_map(struct map_reader *r, struct map *map)
 
 int map_restore(struct map *map, const void *bytes, size_t len)
 {
+    assert(map != NULL);
     struct map_reader r = {.bytes = bytes, .len = len};
     uint8_t magic[4];
     assert(map->applying == 0);

@@ -52,6 +52,7 @@ static uint32_t label_class(const char *const *labels, uint32_t count, const cha
 
 static uint64_t weight_of(const struct map_node *node, const struct map_weight *weights, uint32_t weight_count)
 {
+    assert(node != NULL);
     if (weight_count == 0)
         return 1;
     for (uint32_t i = 0; i < weight_count; i++) {
@@ -106,6 +107,7 @@ static void take(struct choice *choice, uint32_t candidate)
 
 static bool better(const struct choice *choice, uint32_t a, uint32_t b)
 {
+    assert(choice != NULL);
     const struct placement_candidate *ca = &choice->p->candidates[a], *cb = &choice->p->candidates[b];
     bool new_rack_a = !bit(choice->racks, ca->rack), new_rack_b = !bit(choice->racks, cb->rack);
     if (new_rack_a != new_rack_b)
@@ -166,6 +168,7 @@ uint32_t map_place(const struct map *map, uint64_t volume, uint32_t shard, uint3
                    const struct map_weight *weights, uint32_t weight_count, const uint32_t *exclude,
                    uint32_t exclude_count, uint32_t *ret_nodes)
 {
+    assert(map != NULL);
     struct placement placement;
     placement_init(&placement, map, weights, weight_count);
     return placement_choose(&placement, volume, shard, replicas, home, exclude, exclude_count, ret_nodes);
