@@ -37,4 +37,15 @@ struct store_tool_format {
 /* Directory, RocksDB, and last of all the superblock: an interrupted format leaves no store. -EEXIST without force. */
 int store_tool_format(const struct store_tool_format *format);
 
+enum store_tool_status { STORE_TOOL_CLEAN = 0, STORE_TOOL_DAMAGED = 1, STORE_TOOL_CANNOT = 2 }; /* exit statuses */
+struct store_tool_check {
+    const char *directory;
+    bool json; /* one document instead of lines */
+    bool
+        digest; /* one line "VOLUME SHARD CHUNK CRC64 CRC32C" a chunk that is not all zeros, and no summary: two members of
+                  * a shard hold the same when their lines are the same */
+};
+/* Reads everything, changes nothing; the drive is locked meanwhile. Findings go to out. */
+enum store_tool_status store_tool_check(const struct store_tool_check *check, FILE *out);
+
 #endif

@@ -29,15 +29,15 @@ struct store_check_finding {
 
 struct store_check_stats {
     struct store_identity identity;
-    bool clean;                             /* the last stop was */
-    uint64_t shards, drops, marks;          /* records */
-    uint64_t maps, sums;                    /* records, all generations */
+    bool clean;                    /* the last stop was */
+    uint64_t shards, drops, marks; /* records */
+    uint64_t maps, sums;           /* records, all generations */
     uint64_t units_total, units_referenced;
-    uint64_t blocks_checked;                /* compared with their checksum */
-    uint64_t blocks_suspect;                /* mismatch in a marked region after an unclean stop */
-    uint64_t blocks_unsettled;              /* mismatch of a block that no flush covered */
-    uint64_t sums_left_over;                /* checksums without a map: useless, harmless */
-    uint64_t damage;                        /* findings */
+    uint64_t blocks_checked;   /* compared with their checksum */
+    uint64_t blocks_suspect;   /* mismatch in a marked region after an unclean stop */
+    uint64_t blocks_unsettled; /* mismatch of a block that no flush covered */
+    uint64_t sums_left_over;   /* checksums without a map: useless, harmless */
+    uint64_t damage;           /* findings */
 };
 
 struct store_check {

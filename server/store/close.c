@@ -93,11 +93,21 @@ static void clean_recorded(struct kv_write *write, int rc)
     end(store);
 }
 
+static bool any_suspect(const struct store *store)
+{
+    assert(store->closing);
+    list_for_each(node, &store->marks)
+        if (list_entry(node, struct mark, lru)->suspect)
+            return true;
+    return false;
+}
+
 static void record_clean(struct store *store)
 {
     struct kv_write *write = store_malloc(sizeof(*write));
     assert(!store->unsettled_puts);
     store->super.clean = true;
+    store->super.suspect = any_suspect(store); /* else the next start would call it damage */
     store->super.watermark_units = store->alloc.watermark;
     uint8_t value[RECORD_SUPER_BYTES];
     struct record_key key = record_key_super();

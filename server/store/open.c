@@ -110,9 +110,10 @@ void opening_settle(struct opening *opening)
     struct store *store = opening->store;
     assert(!store->opened);
     set_watermark(opening);
+    bool was_suspect = store->last_stop != STORE_STOP_CLEAN || store->super.suspect;
     list_for_each(node, &store->marks) {
         struct mark *mark = list_entry(node, struct mark, lru);
-        for (uint32_t i = 0; store->last_stop != STORE_STOP_CLEAN && i < REGION_CHUNKS; i++)
+        for (uint32_t i = 0; was_suspect && i < REGION_CHUNKS; i++)
             if (chunk_get(mark->shard, mark->region * REGION_CHUNKS + i))
                 mark->suspect |= (uint16_t)(1u << i);
     }

@@ -17,7 +17,7 @@
 enum { FORMAT = 1 };
 enum { MAP_UNITS = 1, MAP_BASE = 2, MAP_FRESH0 = 4, MAP_FRESH1 = 8, MAP_FLAGS = 15 };
 enum { MARK_FROZEN = 1 };
-enum { SUPER_CLEAN = 1 };
+enum { SUPER_CLEAN = 1, SUPER_SUSPECT = 2 };
 enum { MAP_HEAD_BYTES = 16, STATES_BYTES = STORE_CHUNK_BLOCKS / 4, FRESH_BYTES = 40, SEAL_BYTES = 4 };
 
 _Static_assert(MAP_HEAD_BYTES + 4 * STORE_CHUNK_UNITS * 2 + STATES_BYTES + 2 * FRESH_BYTES + SEAL_BYTES <=
@@ -385,7 +385,7 @@ void record_super_encode(const struct record_super *super, uint8_t out[RECORD_SU
     struct record_key key = record_key_super();
     memset(out, 0, RECORD_SUPER_BYTES);
     out[0] = FORMAT;
-    out[1] = super->clean ? SUPER_CLEAN : 0;
+    out[1] = (uint8_t)((super->clean ? SUPER_CLEAN : 0) | (super->suspect ? SUPER_SUSPECT : 0));
     put_le(out + 8, super->settled_seq, 8);
     put_le(out + 16, super->watermark_units, 8);
     put_le(out + 24, super->scrub_volume, 8);
@@ -402,9 +402,10 @@ int record_super_decode(const void *value, size_t bytes, struct record_super *re
     struct record_key key = record_key_super();
     const uint8_t *in = value;
     if (bytes != RECORD_SUPER_BYTES || !sealed(key.bytes, key.len, in, bytes) ||
-        in[1] & ~SUPER_CLEAN || in[40 + 39] != '\0')
+        in[1] & ~(SUPER_CLEAN | SUPER_SUSPECT) || in[40 + 39] != '\0')
         return -EBADMSG;
     ret_super->clean = in[1] & SUPER_CLEAN;
+    ret_super->suspect = in[1] & SUPER_SUSPECT;
     ret_super->settled_seq = get_le(in + 8, 8);
     ret_super->watermark_units = get_le(in + 16, 8);
     ret_super->scrub_volume = get_le(in + 24, 8);

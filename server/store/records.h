@@ -65,6 +65,7 @@ struct record_mark {
 
 struct record_super {
     bool clean;
+    bool suspect; /* clean, but marked regions of an earlier unclean stop were not all verified */
     char boot_id[40];
     uint64_t settled_seq;
     uint64_t watermark_units; /* prewritten */

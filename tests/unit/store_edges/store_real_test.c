@@ -4,252 +4,13 @@
  * The writer is this program run again: it writes blocks whose content tells which write they are of, and prints the
  * number of each answered write; the parent kills it, opens the store and compares.
  */
-#include <errno.h>
 #include <setjmp.h>
-#include <signal.h>
 #include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include <stddef.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 #include <cmocka.h>
 
-#include "common/crc32c.h"
-#include "server/daemon/store_tool.h"
-#include "server/store/store.h"
-#include "tests/unit/store_edges/edges_fixture.h"
-
-#define FILE_BYTES (256u << 20)
-#define SHARD_BYTES (128ull << 20)
-#define SLOTS 800u /* blocks written to, spread over the shard */
-
-struct real {
-    struct edges edges;
-    struct buf_pool *pool;
-    struct store *store;
-    struct store_shard *shard;
-    bool opened, closed;
-    int opened_rc;
-};
-
-static uint64_t slot_offset(uint32_t slot)
-{
-    return (uint64_t)slot * 7919 % (SHARD_BYTES / STORE_BLOCK_BYTES) * STORE_BLOCK_BYTES;
-}
-
-static void slot_content(uint32_t write, uint8_t *block)
-{
-    for (uint32_t i = 0; i < STORE_BLOCK_BYTES / 4; i++) {
-        uint32_t word = (write + 1) * 2654435761u + i;
-        memcpy(block + i * 4, &word, 4);
-    }
-}
-
-static void store_opened(void *arg, int rc)
-{
-    struct real *real = arg;
-    real->opened = true;
-    real->opened_rc = rc;
-}
-
-static void store_failed(void *arg, int rc)
-{
-    (void)arg;
-    print_message("the store failed: %d\n", rc);
-    abort();
-}
-
-static void store_damaged(void *arg, struct store_shard *shard, uint64_t offset)
-{
-    (void)arg;
-    (void)shard;
-    (void)offset;
-    abort();
-}
-
-static void store_space(void *arg)
-{
-    (void)arg;
-}
-
-static void store_closed(void *arg)
-{
-    ((struct real *)arg)->closed = true;
-}
-
-static int real_open(struct real *real, const char *directory)
-{
-    char path[STORE_TOOL_PATH_MAX];
-    struct drive *drive = NULL;
-    struct kv *kv = NULL;
-    struct ring_config ring = {.entries = 64, .fixed_files = 8};
-    int rc = ring_loop_create(&ring, &real->edges.loop);
-    real->pool = buf_pool_create(16u << 20);
-    real->opened = real->closed = false;
-    if (rc < 0 || !real->pool || store_tool_drive_path(directory, path) < 0)
-        return -ENOMEM;
-    rc = drive_uring_open(real->edges.loop, real->pool, path, &drive);
-    if (rc < 0 || store_tool_kv_path(directory, path) < 0)
-        return rc;
-    struct kv_rocksdb_config kv_config = {.path = path, .cache_bytes = 8u << 20};
-    rc = kv_rocksdb_open(real->edges.loop, &kv_config, &kv);
-    if (rc < 0)
-        return rc;
-    struct store_config config = {
-        .env = ring_loop_env(real->edges.loop),
-        .drive = drive,
-        .kv = kv,
-        .pool = real->pool,
-        .callbacks = {.opened = store_opened,
-                      .failed = store_failed,
-                      .damaged = store_damaged,
-                      .space_changed = store_space},
-        .arg = real,
-        .boot_id = "the-boot-of-this-test",
-    };
-    rc = store_open(&config, &real->store);
-    while (rc == 0 && !real->opened)
-        rc = ring_loop_turn(real->edges.loop, -1);
-    if (rc == 0)
-        rc = real->opened_rc;
-    struct store_shard_id id = {.volume = 5, .shard = 0, .instance = 9};
-    return rc < 0 ? rc : store_shard_open(real->store, &id, SHARD_BYTES, &real->shard);
-}
-
-static void real_close(struct real *real)
-{
-    store_shard_close(real->shard);
-    store_close(real->store, /* clean= */ true, store_closed, real);
-    edges_run_until(&real->edges, &real->closed);
-    buf_pool_destroy(real->pool);
-    ring_loop_destroy(real->edges.loop);
-}
-
-struct one {
-    struct store_io io;
-    struct store_flush flush;
-    uint32_t crc;
-    bool done;
-    int rc;
-};
-
-static void io_done(struct store_io *io, int rc)
-{
-    struct one *one = io->owner;
-    one->done = true;
-    one->rc = rc;
-}
-
-static void flush_done(struct store_flush *req, int rc)
-{
-    struct one *one = req->owner;
-    one->done = true;
-    one->rc = rc;
-}
-
-static int run_io(struct real *real, enum store_op op, uint64_t offset, struct buf *buf, uint64_t lsn)
-{
-    struct one one = {.crc = crc32c(buf->data, STORE_BLOCK_BYTES)};
-    one.io = (struct store_io){.shard = real->shard,
-                               .op = op,
-                               .generation = 1,
-                               .epoch = 1,
-                               .lsn_n = lsn,
-                               .offset = offset,
-                               .length = STORE_BLOCK_BYTES,
-                               .buf = buf,
-                               .crcs = op == STORE_WRITE ? &one.crc : NULL,
-                               .cb = io_done,
-                               .owner = &one};
-    int rc = op == STORE_WRITE
-                 ? store_reserve(real->store, store_units_needed(real->shard, 1, offset, STORE_BLOCK_BYTES))
-                 : 0;
-    if (rc < 0)
-        return rc;
-    store_submit(&one.io);
-    while (rc == 0 && !one.done)
-        rc = ring_loop_turn(real->edges.loop, -1);
-    return rc < 0 ? rc : one.rc;
-}
-
-static int run_flush(struct real *real)
-{
-    struct one one = {.done = false};
-    one.flush = (struct store_flush){.cb = flush_done, .owner = &one};
-    store_flush(real->store, &one.flush);
-    edges_run_until(&real->edges, &one.done);
-    return one.rc;
-}
-
-/* ---- the child */
-
-static int child_writes(const char *directory)
-{
-    struct real real = {.opened = false};
-    if (real_open(&real, directory) < 0)
-        return 2;
-    struct buf *buf = buf_alloc(real.pool, STORE_BLOCK_BYTES);
-    for (uint32_t write_number = 0;; write_number++) {
-        slot_content(write_number, buf->data);
-        if (run_io(&real, STORE_WRITE, slot_offset(write_number % SLOTS), buf, write_number + 1) < 0)
-            return 3;
-        if (write(STDOUT_FILENO, &write_number, sizeof(write_number)) != (ssize_t)sizeof(write_number))
-            return 4;
-    }
-}
-
-static uint32_t kill_writer_after(const char *directory, uint32_t writes)
-{
-    int fds[2], status;
-    uint32_t number = 0;
-    assert_int_equal(pipe(fds), 0);
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        (void)dup2(fds[1], STDOUT_FILENO);
-        (void)close(fds[0]);
-        (void)close(fds[1]);
-        (void)execl("/proc/self/exe", "store_real_test", "writes", directory, (char *)NULL);
-        _exit(99);
-    }
-    (void)close(fds[1]);
-    while (number + 1 < writes)
-        assert_int_equal(read(fds[0], &number, sizeof(number)), sizeof(number));
-    assert_int_equal(kill(pid, SIGKILL), 0);
-    while (read(fds[0], &number, sizeof(number)) == (ssize_t)sizeof(number))
-        ;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_true(WIFSIGNALED(status));
-    (void)close(fds[0]);
-    return number + 1;
-}
-
-/* ---- the parent */
-
-/* Each slot holds its last answered write; only the one in flight at the kill may be newer. */
-static void check_slots(struct real *real, uint32_t answered)
-{
-    struct buf *buf = buf_alloc(real->pool, STORE_BLOCK_BYTES);
-    uint8_t expected[STORE_BLOCK_BYTES];
-    for (uint32_t slot = 0; slot < SLOTS && slot < answered; slot++) {
-        uint32_t newest = (answered - 1 - slot) / SLOTS * SLOTS + slot;
-        assert_int_equal(run_io(real, STORE_READ, slot_offset(slot), buf, 0), 0);
-        slot_content(newest, expected);
-        if (memcmp(buf->data, expected, sizeof(expected)) != 0 && slot == answered % SLOTS)
-            slot_content(answered, expected); /* the one in flight */
-        assert_memory_equal(buf->data, expected, sizeof(expected));
-    }
-    buf_unref(buf);
-}
-
-static void directory_of(const struct edges *edges, char ret_path[256])
-{
-    const struct store_identity identity = {.uuid = "0123456789abcde", .cluster_id = 7, .node = 3};
-    edges_path(edges, "store", ret_path);
-    struct store_tool_format format = {.directory = ret_path, .bytes = FILE_BYTES, .identity = identity};
-    assert_int_equal(store_tool_format(&format), 0);
-}
+#include "tests/unit/store_edges/real_fixture.h"
 
 static void clean_stop_keeps_everything(void **state)
 {
@@ -258,20 +19,20 @@ static void clean_stop_keeps_everything(void **state)
     char directory[256];
     (void)state;
     edges_init(&edges);
-    directory_of(&edges, directory);
+    real_format(&edges, directory);
     assert_int_equal(real_open(&real, directory), 0);
     struct buf *buf = buf_alloc(real.pool, STORE_BLOCK_BYTES);
     for (uint32_t i = 0; i < 500; i++) {
-        slot_content(i, buf->data);
-        assert_int_equal(run_io(&real, STORE_WRITE, slot_offset(i), buf, i + 1), 0);
+        real_slot_content(i, buf->data);
+        assert_int_equal(real_io(&real, STORE_WRITE, real_slot_offset(i), buf, i + 1), 0);
     }
     buf_unref(buf);
-    assert_int_equal(run_flush(&real), 0);
-    check_slots(&real, 500);
+    assert_int_equal(real_flush(&real), 0);
+    real_check_slots(&real, 500);
     real_close(&real);
     assert_int_equal(real_open(&real, directory), 0);
     assert_int_equal(store_last_stop(real.store), STORE_STOP_CLEAN);
-    check_slots(&real, 500);
+    real_check_slots(&real, 500);
     real_close(&real);
     edges_close(&edges);
 }
@@ -283,11 +44,31 @@ static void killed_daemon_loses_no_answered_write(void **state)
     char directory[256];
     (void)state;
     edges_init(&edges);
-    directory_of(&edges, directory);
-    uint32_t answered = kill_writer_after(directory, 1200); /* first writes, then overwrites */
+    real_format(&edges, directory);
+    uint32_t answered = real_kill_writer(directory, 1200); /* first writes, then overwrites */
     assert_int_equal(real_open(&real, directory), 0);
     assert_int_equal(store_last_stop(real.store), STORE_STOP_SAME_BOOT);
-    check_slots(&real, answered);
+    real_check_slots(&real, answered);
+    real_close(&real);
+    edges_close(&edges);
+}
+
+/* Goal: a quick clean stop after a crash does not turn unverified checksums into damage. Method: overwrites whose checksums
+ * were in memory only, a kill, and a stop before anything was verified; then every slot is read. */
+static void clean_stop_soon_after_a_crash_keeps_regions_suspect(void **state)
+{
+    struct edges edges;
+    struct real real = {.opened = false};
+    char directory[256];
+    (void)state;
+    edges_init(&edges);
+    real_format(&edges, directory);
+    uint32_t answered = real_kill_writer(directory, SLOTS + 200);
+    assert_int_equal(real_open(&real, directory), 0);
+    real_close(&real);
+    assert_int_equal(real_open(&real, directory), 0);
+    assert_int_equal(store_last_stop(real.store), STORE_STOP_CLEAN);
+    real_check_slots(&real, answered);
     real_close(&real);
     edges_close(&edges);
 }
@@ -295,10 +76,11 @@ static void killed_daemon_loses_no_answered_write(void **state)
 int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "writes") == 0)
-        return child_writes(argv[2]);
+        return real_child_writes(argv[2]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(clean_stop_keeps_everything),
         cmocka_unit_test(killed_daemon_loses_no_answered_write),
+        cmocka_unit_test(clean_stop_soon_after_a_crash_keeps_regions_suspect),
     };
     return cmocka_run_group_tests_name("store_real", tests, NULL, NULL);
 }
