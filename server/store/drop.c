@@ -38,6 +38,7 @@ static void drop_end(struct drop *drop)
     list_remove(&drop->link);
     kv_batch_free(&drop->scan.pairs);
     kv_batch_free(&drop->write.batch);
+    unit_list_close(&drop->released);
     free(drop);
 }
 
@@ -211,7 +212,6 @@ void drop_close_all(struct store *store)
         env_timer_stop(store->env, &drop->timer);
         if (drop->shard)
             shard_destroy(drop->shard);
-        unit_list_close(&drop->released);
         drop_end(drop);
     }
 }
