@@ -387,24 +387,39 @@ static void drop_line(void *arg, enum log_level level, const char *module, const
     (void)line;
 }
 
-struct fake *fake_create(uint64_t seed)
+struct fake *fake_create_bare(void)
 {
     log_set_hook(drop_line, NULL);
     struct fake *fake = calloc(1, sizeof(*fake));
     assert_non_null(fake);
-    fake->world = world_create(seed);
-    struct sim_net_config config = {.tail_permille = 20, .tail_max_ns = 2000000};
-    fake->net = sim_net_create(fake->world, &config);
     fake->disk = calloc(1, FAKE_SIZE);
     assert_non_null(fake->disk);
     fake->volume = FAKE_VOLUME;
     fake->inflight_bytes_max = 8u << 20;
     fake->inflight_count_max = 64;
+    for (int i = 0; i < FAKE_GATEWAYS; i++) {
+        fake->gateways[i].fake = fake;
+        list_head_init(&fake->gateways[i].links);
+    }
+    return fake;
+}
+
+void fake_destroy_bare(struct fake *fake)
+{
+    assert_int_equal(fake->held_count, 0);
+    free(fake->disk);
+    free(fake);
+}
+
+struct fake *fake_create(uint64_t seed)
+{
+    struct fake *fake = fake_create_bare();
+    fake->world = world_create(seed);
+    struct sim_net_config config = {.tail_permille = 20, .tail_max_ns = 2000000};
+    fake->net = sim_net_create(fake->world, &config);
     side_make(fake, &fake->client_side);
     for (int i = 0; i < FAKE_GATEWAYS; i++) {
         struct fake_gateway *gateway = &fake->gateways[i];
-        gateway->fake = fake;
-        list_head_init(&gateway->links);
         side_make(fake, &gateway->side);
         (void)snprintf(gateway->address, sizeof(gateway->address), "sim:%d:7100", gateway->side.node);
         fake_up(gateway);
@@ -441,8 +456,7 @@ void fake_destroy(struct fake *fake)
         side_free(&fake->gateways[i].side);
     sim_net_destroy(fake->net);
     world_destroy(fake->world);
-    free(fake->disk);
-    free(fake);
+    fake_destroy_bare(fake);
 }
 
 /* ---- the client */

@@ -47,7 +47,7 @@ struct fake_gateway {
     struct list_node links;
     bool muted;          /* reads and answers nothing */
     bool refuses_attach; /* -EAGAIN */
-    char address[32];
+    char address[64];
     uint64_t frames;
 };
 
@@ -86,6 +86,9 @@ struct fake {
 
 struct fake *fake_create(uint64_t seed);
 void fake_destroy(struct fake *fake);
+/* The cluster alone, without world and network: the caller fills in a gateway's side and address, then fake_up. */
+struct fake *fake_create_bare(void);
+void fake_destroy_bare(struct fake *fake); /* its links have closed */
 void fake_up(struct fake_gateway *gateway);
 void fake_down(struct fake_gateway *gateway);         /* closes its listener and links */
 void fake_release(struct fake *fake, uint32_t count); /* handles the oldest held frames */
