@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "common/crc32c.h"
-#include "store_fixture.h"
+#include "tests/unit/store/store_fixture.h"
 
 #define MIB (1024u * 1024u)
 

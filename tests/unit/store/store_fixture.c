@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* store_fixture: see store_fixture.h. A crash abandons the store's memory: what a dead process leaves is not freed here but
  * kept reachable (abandoned), so that leak checkers stay quiet about it and loud about the rest. */
-#include "store_fixture.h"
+#include "tests/unit/store/store_fixture.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

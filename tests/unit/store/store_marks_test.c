@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "server/store/records.h"
-#include "store_fixture.h"
+#include "tests/unit/store/store_fixture.h"
 
 #define MIB (1024u * 1024u)
 #define REGION (16u * MIB)
@@ -145,6 +145,32 @@ static void busy_region_is_not_cleaned(void **state)
     }
     assert_int_equal(trace.deletes, 0);
     assert_int_equal(trace.mark_count, 1);
+    fixture_destroy(&f);
+}
+
+/* Written and committed while the drive flush of its cleaning runs: that flush says nothing about it (R14). */
+static void region_written_during_the_flush_is_not_cleaned_by_it(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct trace trace;
+    start(&f, &trace);
+    assert_int_equal(fixture_write(&f, 0, 4096, 1), 0);
+    fixture_commit_all(&f);
+    struct drive_sim_faults *faults = drive_sim_faults(f.disk);
+    uint64_t flushes = drive_sim_stats(f.disk)->flushes;
+    faults->slow_permille = 1000;
+    faults->slow_ns = ENV_MS(200);
+    while (drive_sim_stats(f.disk)->flushes == flushes)
+        fixture_run(&f, ENV_MS(10));
+    faults->slow_permille = 0;
+    assert_int_equal(fixture_write(&f, 0, 4096, 2), 0);
+    fixture_commit_all(&f);
+    assert_int_equal(trace.deletes, 0);
+    fixture_run(&f, ENV_MS(300));
+    assert_int_equal(trace.deletes, 0);
+    fixture_run(&f, ENV_MS(5000)); /* a later one does */
+    assert_int_equal(trace.deletes, 1);
     fixture_destroy(&f);
 }
 
@@ -377,6 +403,7 @@ int main(void)
         cmocka_unit_test(mark_is_durable_before_the_data),
         cmocka_unit_test(mark_is_cleaned_when_flushed_committed_and_idle),
         cmocka_unit_test(busy_region_is_not_cleaned),
+        cmocka_unit_test(region_written_during_the_flush_is_not_cleaned_by_it),
         cmocka_unit_test(cleaned_chunks_keep_mod_epoch_across_restart),
         cmocka_unit_test(marked_region_lists_all_its_chunks),
         cmocka_unit_test(restamp_moves_all_marks_in_one_batch_and_awaits_the_takeover),

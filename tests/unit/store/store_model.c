@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* store_model: see store_model.h. */
-#include "store_model.h"
+#include "tests/unit/store/store_model.h"
 
 #include <errno.h>
 #include <setjmp.h>

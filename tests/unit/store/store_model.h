@@ -8,7 +8,7 @@
 #define ASHLAR_TESTS_UNIT_STORE_MODEL_H
 
 #include "common/prng.h"
-#include "store_fixture.h"
+#include "tests/unit/store/store_fixture.h"
 
 #define MODEL_INFLIGHT_MAX 12u
 #define MODEL_SNAPSHOTS_MAX 4u

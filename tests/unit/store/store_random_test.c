@@ -10,7 +10,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "store_model.h"
+#include "tests/unit/store/store_model.h"
 
 #define MIB (1024u * 1024u)
 

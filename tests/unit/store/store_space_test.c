@@ -8,7 +8,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "store_fixture.h"
+#include "tests/unit/store/store_fixture.h"
 
 #define MIB (1024u * 1024u)
 
