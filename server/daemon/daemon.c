@@ -34,6 +34,7 @@ static void patience_ended(struct env_timer *timer)
 {
     struct daemon *d = list_entry(timer, struct daemon, patience_timer);
     assert(d->stopping);
+    assert(d->bridge);
     if (!d->data_ended)
         log_warn("the stop takes long, going on without the cluster");
     daemon_control_end(d);
@@ -43,6 +44,7 @@ static void deadline_passed(struct env_timer *timer)
 {
     struct daemon *d = list_entry(timer, struct daemon, deadline_timer);
     assert(d->stopping);
+    assert(!d->data_ended || !d->control_ended);
     log_error("could not stop in order within %u s, ending as if killed data_ended=%d control_ended=%d",
               DAEMON_DEADLINE_MS / 1000, d->data_ended, d->control_ended);
     _exit(1);
@@ -58,6 +60,7 @@ static void leave_loop_if_ended(struct daemon *d)
 void daemon_control_ended(struct daemon *d)
 {
     assert(d->control_ending && !d->control_ended);
+    assert(d->stopping);
     d->control_ended = true;
     leave_loop_if_ended(d);
 }
@@ -70,6 +73,7 @@ void daemon_stop(struct daemon *d, int status)
         return;
     d->stopping = true;
     assert(d->env && d->bridge);
+    assert(!d->control_ending && !d->data_ended);
     env_timer_start(d->env, &d->patience_timer, ENV_MS(DAEMON_PATIENCE_MS), patience_ended);
     env_timer_start(d->env, &d->deadline_timer, ENV_MS(DAEMON_DEADLINE_MS), deadline_passed);
     struct control_log *log = d->log ? daemon_log_base(d->log) : NULL;
@@ -88,6 +92,7 @@ static void data_opened_cb(void *arg, int rc)
 {
     struct daemon *d = arg;
     assert(rc <= 0);
+    assert(d->data_started && !d->control);
     if (d->stopping)
         return;
     if (rc == 0)
@@ -100,6 +105,7 @@ static void data_start_anew(void *arg)
 {
     struct daemon *d = arg;
     assert(d->bridge);
+    assert(d->data_started);
     if (!d->stopping)
         d->start_anew = true;
     daemon_stop(d, 0);
@@ -111,6 +117,7 @@ static void data_ended_cb(void *arg, int rc)
     assert(!d->data_ended);
     if (rc < 0)
         d->status = 1;
+    assert(d->data_started);
     d->data_ended = true;
     if (!d->stopping)
         daemon_stop(d, 1);
@@ -125,6 +132,7 @@ static void signalled(uv_signal_t *handle, int signum)
 {
     struct daemon *d = handle->data;
     assert(signum == SIGTERM || signum == SIGINT || signum == SIGHUP);
+    assert(d->settings);
     if (signum != SIGHUP) {
         log_info("stopping signal=%s", signum == SIGTERM ? "SIGTERM" : "SIGINT");
         daemon_stop(d, 0);
@@ -139,6 +147,7 @@ static int watch_signals(struct daemon *d)
 {
     static const int numbers[DAEMON_SIGNALS] = {SIGTERM, SIGINT, SIGHUP};
     assert(d->signal_count == 0);
+    assert(d->loop_open);
     for (uint32_t i = 0; i < DAEMON_SIGNALS; i++) {
         int rc = uv_signal_init(&d->loop, &d->signals[i]);
         if (rc < 0)
@@ -227,6 +236,7 @@ static int open_data_thread(struct daemon *d)
 static void close_threads(struct daemon *d)
 {
     assert(!d->data_started || d->data_ended);
+    assert(!d->data_started || d->control_ended);
     daemon_control_destroy(d);
     if (d->data_started) {
         data_thread_join(d->data);
@@ -241,6 +251,7 @@ static void close_threads(struct daemon *d)
 static void close_loop(struct daemon *d)
 {
     assert(d->loop_open);
+    assert(!d->data_started || d->data_ended);
     if (d->transport) {
         stream_transport_shutdown(d->transport);
         while (stream_transport_live(d->transport) > 0)

@@ -65,8 +65,12 @@ struct daemon_bridge {
     atomic_uint mails;
 };
 
+static const struct bridge_to_data_ops to_data_ops;
+static const struct bridge_to_control_ops to_control_ops;
+
 static void *take_memory(struct daemon_bridge *bridge, size_t bytes)
 {
+    assert(bytes >= sizeof(struct data_mail));
     void *memory = calloc(1, bytes);
     if (!memory)
         abort();
@@ -78,6 +82,7 @@ static void *take_memory(struct daemon_bridge *bridge, size_t bytes)
 static void give_memory(struct daemon_bridge *bridge, void *memory)
 {
     unsigned before = atomic_fetch_sub(&bridge->mails, 1);
+    assert(memory);
     assert(before > 0);
     free(memory);
 }
@@ -89,6 +94,7 @@ static void deliver_to_data(struct ring_mail *ring_mail)
     struct data_mail *mail = list_entry(ring_mail, struct data_mail, mail);
     struct bridge_to_data *data = mail->bridge->config.data;
     assert(data && data->ops);
+    assert(mail->kind <= DATA_STOP);
     switch (mail->kind) {
     case DATA_REGISTERED: data->ops->registered(data, mail->a, mail->node, mail->b); break;
     case DATA_SNAPSHOT: data->ops->map_snapshot(data, mail->a, mail->bytes, mail->len); break;
@@ -104,6 +110,7 @@ static void send_to_data(struct bridge_to_data *proxy, enum data_kind kind, uint
                          const void *bytes, size_t len)
 {
     struct daemon_bridge *bridge = list_entry(proxy, struct daemon_bridge, to_data);
+    assert(proxy->ops == &to_data_ops);
     assert(bytes || len == 0);
     if (bridge->data_ended)
         return;
@@ -122,6 +129,7 @@ static void send_to_data(struct bridge_to_data *proxy, enum data_kind kind, uint
 static void to_data_registered(struct bridge_to_data *b, uint64_t cluster_id, uint32_t node, uint64_t incarnation)
 {
     assert(node && incarnation);
+    assert(cluster_id);
     send_to_data(b, DATA_REGISTERED, node, cluster_id, incarnation, NULL, 0);
 }
 
@@ -171,6 +179,7 @@ static void request_done(struct ring_mail *back)
     struct control_mail *mail = list_entry(back, struct control_mail, back);
     struct daemon_bridge *bridge = mail->bridge;
     assert(mail->request);
+    assert(mail->kind == CONTROL_PROPOSE || mail->kind == CONTROL_ATTACH);
     if (bridge->config.before_result)
         bridge->config.before_result(bridge->config.arg);
     if (mail->kind == CONTROL_PROPOSE) {
@@ -196,6 +205,8 @@ static void request_done(struct ring_mail *back)
 static void post_result(struct control_mail *mail)
 {
     struct daemon_bridge *bridge = mail->bridge;
+    assert(mail->kind == CONTROL_PROPOSE || mail->kind == CONTROL_ATTACH);
+    assert(mail->request);
     if (bridge->data_ended) /* nobody is left to hear of it */
         give_memory(bridge, mail);
     else
@@ -206,6 +217,7 @@ static void propose_done(struct bridge_propose *twin, const struct map_result *r
 {
     struct control_mail *mail = list_entry(twin, struct control_mail, propose);
     assert(mail->kind == CONTROL_PROPOSE && result);
+    assert(mail->request);
     twin->result = *result;
     post_result(mail);
 }
@@ -214,6 +226,7 @@ static void attach_done(struct bridge_attach *twin, int rc)
 {
     struct control_mail *mail = list_entry(twin, struct control_mail, attach);
     assert(mail->kind == CONTROL_ATTACH && rc <= 0);
+    assert(mail->request);
     mail->rc = rc;
     post_result(mail);
 }
@@ -224,6 +237,7 @@ static void refuse(struct control_mail *mail)
 {
     struct map_result result = {.rc = -ESHUTDOWN};
     assert(!mail->bridge->config.control);
+    assert(mail->kind <= CONTROL_STATS);
     if (mail->kind == CONTROL_PROPOSE) {
         propose_done(&mail->propose, &result);
     } else if (mail->kind == CONTROL_ATTACH) {
@@ -260,6 +274,7 @@ static void deliver_to_control(struct mailbox_mail *box_mail)
 static struct control_mail *control_mail_new(struct bridge_to_control *proxy, enum control_kind kind, size_t len)
 {
     struct daemon_bridge *bridge = list_entry(proxy, struct daemon_bridge, to_control);
+    assert(proxy->ops == &to_control_ops);
     struct control_mail *mail = take_memory(bridge, sizeof(*mail) + len);
     assert(len <= MAP_ENTRY_BYTES_MAX);
     mail->bridge = bridge;
@@ -270,6 +285,7 @@ static struct control_mail *control_mail_new(struct bridge_to_control *proxy, en
 
 static void control_mail_send(struct control_mail *mail)
 {
+    assert(mail->kind <= CONTROL_STATS);
     assert(mail->bridge->config.control_box);
     mailbox_post(mail->bridge->config.control_box, &mail->mail, deliver_to_control);
 }
@@ -277,6 +293,7 @@ static void control_mail_send(struct control_mail *mail)
 static void to_control_propose(struct bridge_to_control *b, struct bridge_propose *req, const void *entry, size_t len)
 {
     assert(req && req->cb && entry && len);
+    assert(len <= MAP_ENTRY_BYTES_MAX);
     struct control_mail *mail = control_mail_new(b, CONTROL_PROPOSE, len);
     memcpy(mail->bytes, entry, len);
     mail->request = req;
@@ -287,6 +304,7 @@ static void to_control_propose(struct bridge_to_control *b, struct bridge_propos
 static void to_control_attach(struct bridge_to_control *b, struct bridge_attach *req)
 {
     assert(req && req->cb);
+    assert(memchr(req->volume_name, 0, sizeof(req->volume_name)));
     struct control_mail *mail = control_mail_new(b, CONTROL_ATTACH, 0);
     mail->request = req;
     mail->attach.cb = attach_done;
@@ -301,6 +319,7 @@ static void send_to_control(struct bridge_to_control *b, enum control_kind kind,
 {
     struct control_mail *mail = control_mail_new(b, kind, 0);
     assert(kind != CONTROL_PROPOSE && kind != CONTROL_ATTACH);
+    assert(mail->bridge && mail->kind == kind);
     mail->a = first;
     mail->b = second;
     mail->rc = rc;
@@ -360,6 +379,7 @@ static const struct bridge_to_control_ops to_control_ops = {
 int daemon_bridge_create(const struct daemon_bridge_config *config, struct daemon_bridge **ret_bridge)
 {
     assert(config && config->data_loop && config->control_box && config->data);
+    assert(ret_bridge);
     struct daemon_bridge *bridge = calloc(1, sizeof(*bridge));
     if (!bridge)
         return -ENOMEM;
@@ -376,6 +396,7 @@ void daemon_bridge_destroy(struct daemon_bridge *bridge)
     if (!bridge)
         return;
     assert(atomic_load(&bridge->mails) == 0);
+    assert(bridge->to_data.ops == &to_data_ops);
     free(bridge);
 }
 

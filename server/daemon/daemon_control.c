@@ -39,6 +39,7 @@ static void stop_later(struct daemon *d, int status)
 static void persist(void *arg, uint64_t version, const void *bytes, size_t len)
 {
     struct daemon *d = arg;
+    assert(bytes && version);
     assert(len > 0);
     int rc = node_state_save_map(d->settings->store, bytes, len);
     if (rc < 0)
@@ -48,6 +49,7 @@ static void persist(void *arg, uint64_t version, const void *bytes, size_t len)
 static void registered(void *arg, uint64_t incarnation)
 {
     struct daemon *d = arg;
+    assert(d->control_started && d->data);
     assert(incarnation);
     int rc = node_state_registered(d->settings->store, &data_thread_opened(d->data)->identity);
     if (rc < 0) {
@@ -59,6 +61,7 @@ static void registered(void *arg, uint64_t incarnation)
 static void deposed(void *arg)
 {
     struct daemon *d = arg;
+    assert(d->control_started);
     assert(d->control);
     log_warn("declared down while alive: all that was held is void, the process starts anew");
     d->start_anew = true;
@@ -68,6 +71,7 @@ static void deposed(void *arg)
 static void fatal(void *arg, int rc, const char *sentence)
 {
     struct daemon *d = arg;
+    assert(sentence);
     assert(rc < 0);
     log_error("cannot go on: %s error=\"%s\"", sentence, strerror(-rc));
     stop_later(d, 1);
@@ -76,6 +80,7 @@ static void fatal(void *arg, int rc, const char *sentence)
 static void log_failed(void *arg, int rc)
 {
     struct daemon *d = arg;
+    assert(d->settings->voter_count > 0);
     assert(rc < 0);
     stop_later(d, 1);
 }
@@ -107,6 +112,7 @@ static int describe_self(const struct daemon *d, struct map_node *ret_self)
     if (rc < 0)
         return rc;
     assert(opened->identity.node == settings->node);
+    assert(opened->identity.cluster_id == settings->cluster_id);
     ret_self->id = settings->node;
     ret_self->stop = (uint8_t)stop;
     ret_self->capacity_bytes = opened->capacity_bytes;
@@ -130,6 +136,7 @@ static int describe_self(const struct daemon *d, struct map_node *ret_self)
 static int open_log(struct daemon *d, const char *directory)
 {
     assert(!d->log);
+    assert(directory[0]);
     if (!settings_own_voter(d->settings))
         return 0;
     bool first = !node_state_is_voter(d->settings->store);
@@ -139,6 +146,7 @@ static int open_log(struct daemon *d, const char *directory)
 static void fill_voters(const struct settings *settings, struct control_config *config)
 {
     assert(settings->voter_count <= CONTROL_VOTERS_MAX);
+    assert(config->voter_count == 0);
     config->voter_count = settings->voter_count;
     for (uint32_t i = 0; i < settings->voter_count; i++) {
         config->voters[i].node = settings->voters[i].id;
@@ -182,6 +190,7 @@ int daemon_control_start(struct daemon *d)
     const struct settings *settings = d->settings;
     char directory[NODE_STATE_PATH_MAX];
     assert(!d->control && !d->stopping);
+    assert(d->transport && d->bridge);
     struct control_config config = {
         .env = d->env,
         .transport = d->transport,
@@ -224,6 +233,7 @@ static void log_closed(void *arg)
 {
     struct daemon *d = arg;
     assert(d->control_ending);
+    assert(!d->control_ended);
     d->log = NULL;
     daemon_control_ended(d);
 }
@@ -232,6 +242,7 @@ static void control_stopped(void *arg)
 {
     struct daemon *d = arg;
     assert(d->control_ending);
+    assert(!d->control_ended);
     daemon_log_close(d->log, log_closed, d);
 }
 
@@ -241,6 +252,7 @@ void daemon_control_end(struct daemon *d)
         return;
     d->control_ending = true;
     assert(d->stopping);
+    assert(!d->control_ended);
     daemon_bridge_set_control(d->bridge, NULL);
     if (d->control)
         control_stop(d->control, control_stopped, d);

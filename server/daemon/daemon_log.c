@@ -42,6 +42,7 @@ static struct daemon_log *of_base(struct control_log *base)
 static void proposed(struct consensus_propose_req *inner, int rc, uint64_t version)
 {
     struct control_log_req *req = inner->data;
+    assert(req->cb);
     assert(rc == 0 || version == 0);
     req->cb(req, rc);
 }
@@ -93,6 +94,7 @@ static const struct control_log_ops log_ops = {
 static void apply(void *arg, uint64_t version, const void *entry, size_t len)
 {
     struct daemon_log *log = arg;
+    assert(version && entry && len);
     assert(log->control);
     control_log_applied(log->control, version, entry, len);
 }
@@ -100,6 +102,7 @@ static void apply(void *arg, uint64_t version, const void *entry, size_t len)
 static int snapshot(void *arg, void **ret_bytes, size_t *ret_len)
 {
     struct daemon_log *log = arg;
+    assert(ret_bytes && ret_len);
     assert(log->control);
     return control_log_snapshot(log->control, ret_bytes, ret_len);
 }
@@ -107,6 +110,7 @@ static int snapshot(void *arg, void **ret_bytes, size_t *ret_len)
 static int restore(void *arg, const void *bytes, size_t len, uint64_t version)
 {
     struct daemon_log *log = arg;
+    assert(bytes && len);
     assert(log->control);
     return control_log_restored(log->control, bytes, len, version);
 }
@@ -114,6 +118,7 @@ static int restore(void *arg, const void *bytes, size_t len, uint64_t version)
 static void role_changed(void *arg, bool leads, uint64_t leader_id, const char *leader_address)
 {
     struct daemon_log *log = arg;
+    assert(!leads || leader_id == log->settings->node);
     assert(log->control);
     log_info("role leader=%s leader_id=%llu address=%s", leads ? "self" : "other", (unsigned long long)leader_id,
              leader_address ? leader_address : "-");
@@ -123,6 +128,7 @@ static void role_changed(void *arg, bool leads, uint64_t leader_id, const char *
 static void consensus_failed(void *arg, int rc)
 {
     struct daemon_log *log = arg;
+    assert(log->failed);
     assert(rc < 0);
     log_error("the log failed: this voter ends error=\"%s\"", strerror(-rc));
     log->failed(log->arg, rc);
@@ -163,6 +169,7 @@ int daemon_log_open(const struct settings *settings, const char *directory, bool
 {
     struct consensus_voter voters[SETTINGS_VOTERS_MAX];
     assert(settings->voter_count > 0 && settings_own_voter(settings));
+    assert(directory && loop && failed);
     struct daemon_log *log = calloc(1, sizeof(*log));
     if (!log)
         return -ENOMEM;
@@ -202,6 +209,7 @@ struct control_log *daemon_log_base(struct daemon_log *log)
 int daemon_log_start(struct daemon_log *log, struct control *control)
 {
     assert(control && !log->control);
+    assert(log->consensus);
     log->control = control;
     int rc = consensus_start(log->consensus);
     if (rc < 0)
@@ -212,6 +220,7 @@ int daemon_log_start(struct daemon_log *log, struct control *control)
 static void closed(void *arg)
 {
     struct daemon_log *log = arg;
+    assert(log->base.ops == &log_ops);
     void (*cb)(void *) = log->closed;
     void *cb_arg = log->closed_arg;
     assert(cb);

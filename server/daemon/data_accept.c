@@ -29,6 +29,7 @@ struct accepting {
 
 static void forget(struct accepting *a)
 {
+    assert(list_linked(&a->link_node));
     assert(a->d->accepting_count > 0);
     env_timer_stop(a->d->env, &a->timer);
     list_remove(&a->link_node);
@@ -48,6 +49,7 @@ static void too_late(struct env_timer *timer)
 {
     struct accepting *a = list_entry(timer, struct accepting, timer);
     assert(a->link);
+    assert(list_linked(&a->link_node));
     if (!a->refused)
         complain(a->d, a->link, "no hello within five seconds");
     link_close(a->link);
@@ -72,6 +74,7 @@ static void refuse(struct accepting *a, const struct msg *msg, int rc, const cha
                                  .src_node = d->node,
                                  .src_incarnation = d->incarnation};
     assert(rc < 0 && strlen(sentence) < HELLO_TEXT_MAX);
+    assert(!a->refused);
     complain(d, a->link, sentence);
     (void)snprintf(answer.text, sizeof(answer.text), "%s", sentence);
     hello_encode(&answer, body);
@@ -85,6 +88,7 @@ static const char *judge(const struct data_thread *d, const struct hello *hello,
 {
     uint16_t version;
     assert(d->cluster_id);
+    assert(hello && ret_rc);
     if (hello_negotiate(hello, &version) < 0) {
         *ret_rc = -EPROTONOSUPPORT;
         return "no protocol version in common: upgrade the older side";
@@ -107,6 +111,7 @@ static void first_message(struct link *link, void *owner, struct msg *msg)
     struct hello hello;
     int rc = 0;
     assert(a->link == link);
+    assert(d->incarnation);
     if (a->refused) {
         msg_free(msg);
         return;
@@ -136,6 +141,7 @@ static void link_closed(struct link *link, void *owner, int reason)
 {
     struct accepting *a = owner;
     assert(a->link == link);
+    assert(reason <= 0);
     if (reason < 0 && reason != -EPIPE && reason != -ECONNRESET)
         complain(a->d, link, strerror(-reason));
     forget(a);
@@ -159,6 +165,7 @@ static void accepted(struct listener *listener, void *arg, struct link *link)
 {
     struct data_thread *d = arg;
     assert(listener == d->tcp_listener || listener == d->unix_listener);
+    assert(link);
     struct accepting *a = d->accepting_count < DATA_ACCEPTING_MAX ? calloc(1, sizeof(*a)) : NULL;
     if (!a) {
         link_set_owner(link, &unwanted_callbacks, NULL);
@@ -176,6 +183,7 @@ static void accepted(struct listener *listener, void *arg, struct link *link)
 static int listen_at(struct data_thread *d, const char *address, struct listener **ret_listener)
 {
     int rc = transport_listen(d->transport, address, accepted, d, ret_listener);
+    assert(!*ret_listener);
     assert(rc <= 0);
     if (rc < 0)
         log_error("cannot listen on %s error=\"%s\"; is the address this host's and free?", address, strerror(-rc));
@@ -189,6 +197,7 @@ int data_listen(struct data_thread *d)
     const struct settings *settings = d->config.settings;
     char address[SETTINGS_PATH_MAX + 32];
     assert(d->incarnation && !d->tcp_listener);
+    assert(!d->unix_listener);
     (void)snprintf(address, sizeof(address), "tcp:%s", settings->data);
     int rc = listen_at(d, address, &d->tcp_listener);
     if (rc == 0 && settings->rundir[0]) {
@@ -201,6 +210,7 @@ int data_listen(struct data_thread *d)
 void data_unlisten(struct data_thread *d)
 {
     assert(d->env);
+    assert(d->state == DATA_STOPPING);
     listener_close(d->tcp_listener);
     listener_close(d->unix_listener);
     d->tcp_listener = d->unix_listener = NULL;

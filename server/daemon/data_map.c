@@ -34,6 +34,7 @@ static void node_changed(void *arg, const struct map_node *node)
 {
     struct data_thread *d = arg;
     assert(node->id);
+    assert(d->map);
     if (d->replicas)
         replicas_node_changed(d->replicas, node);
 }
@@ -42,6 +43,7 @@ static void volume_changed(void *arg, const struct map_volume *volume)
 {
     struct data_thread *d = arg;
     assert(volume->id);
+    assert(d->map);
     if (d->replicas)
         replicas_volume_changed(d->replicas, volume);
     if (d->gateway)
@@ -52,6 +54,7 @@ static void volume_removed(void *arg, uint64_t volume)
 {
     struct data_thread *d = arg;
     assert(volume);
+    assert(d->map);
     if (d->gateway)
         gateway_volume_removed(d->gateway, volume);
     if (d->replicas)
@@ -62,6 +65,7 @@ static void shard_changed(void *arg, const struct map_volume *volume, const stru
 {
     struct data_thread *d = arg;
     assert(shard->volume == volume->id);
+    assert(shard->index < volume->shard_count);
     if (d->replicas)
         replicas_shard_changed(d->replicas, volume, shard);
     if (d->gateway)
@@ -88,6 +92,7 @@ void data_map_observe(struct data_thread *d)
                                     .reset = map_was_reset,
                                     .arg = d};
     assert(d->replicas && d->gateway);
+    assert(d->state == DATA_SERVING);
     map_set_observer(d->map, &observer);
     map_was_reset(d);
     d->map_changed = true;
@@ -101,6 +106,7 @@ static void sweep_shard(void *arg, const struct store_shard_id *id)
     struct data_thread *d = arg;
     const struct map_shard *shard = map_shard_at(d->map, id->volume, id->shard);
     const struct map_member *self = shard ? map_member_of(shard, d->node) : NULL;
+    assert(d->swept && d->store);
     assert(d->node);
     if (self && self->instance == id->instance)
         return;
@@ -116,6 +122,7 @@ static void sweep_once(struct data_thread *d)
         return;
     assert(d->incarnation);
     d->swept = true;
+    assert(d->store);
     store_shard_each(d->store, sweep_shard, d);
 }
 
@@ -135,12 +142,14 @@ void data_settle_now(struct data_thread *d)
 static void settle(struct env_task *task)
 {
     struct data_thread *d = list_entry(task, struct data_thread, settle_task);
+    assert(!task->queued);
     assert(d->map);
     data_settle_now(d);
 }
 
 static void map_has_changed(struct data_thread *d)
 {
+    assert(d->state != DATA_ENDED);
     assert(d->env);
     d->map_changed = true;
     env_defer(d->env, &d->settle_task, settle);
@@ -197,6 +206,7 @@ static void receive_entry(struct bridge_to_data *b, uint64_t version, const void
     if (d->state == DATA_ENDED)
         return;
     assert(version == map_version(d->map) + 1);
+    assert(len <= MAP_ENTRY_BYTES_MAX);
     map_apply(d->map, version, bytes, len, &result);
     assert(map_version(d->map) == version);
     map_has_changed(d);
@@ -239,6 +249,7 @@ static void proposed(struct bridge_propose *req, const struct map_result *result
 {
     struct data_proposal *own = list_entry(req, struct data_proposal, req);
     struct replica_proposal *proposal = own->proposal;
+    assert(!proposal || own->d->replicas);
     assert(result && list_linked(&own->link));
     list_remove(&own->link);
     free(own);
@@ -250,6 +261,7 @@ void data_propose(void *arg, const struct map_entry *entry, struct replica_propo
 {
     struct data_thread *d = arg;
     assert(proposal && proposal->cb);
+    assert(d->state == DATA_SERVING || d->state == DATA_STOPPING);
     int len = map_entry_encode(entry, d->entry_buffer, MAP_ENTRY_BYTES_MAX);
     assert(len > 0);
     struct data_proposal *own = calloc(1, sizeof(*own));
@@ -266,6 +278,7 @@ void data_propose(void *arg, const struct map_entry *entry, struct replica_propo
 void data_proposals_forget(struct data_thread *d)
 {
     assert(!d->replicas);
+    assert(d->state != DATA_SERVING);
     list_for_each_safe(pos, tmp, &d->proposals)
     {
         struct data_proposal *own = list_entry(pos, struct data_proposal, link);

@@ -30,6 +30,7 @@ static void store_failed(void *arg, int rc)
 {
     struct data_thread *d = arg;
     assert(rc < 0 && !d->store_failed);
+    assert(d->store);
     d->store_failed = true;
     log_error("the store failed: this node gives its replicas up error=\"%s\"", strerror(-rc));
     if (d->replicas)
@@ -43,6 +44,7 @@ static void store_damaged(void *arg, struct store_shard *shard, uint64_t offset)
     struct data_thread *d = arg;
     struct store_shard_id id = store_shard_identity(shard);
     assert(offset % STORE_BLOCK_BYTES == 0);
+    assert(shard && d->store);
     log_warn("checksum mismatch volume=%" PRIu64 " shard=%u offset=%" PRIu64, id.volume, id.shard, offset);
     if (d->replicas)
         replicas_store_damaged(d->replicas, shard, offset);
@@ -81,6 +83,7 @@ static int read_boot_id(char ret_id[40])
 
 static int open_drive(struct data_thread *d)
 {
+    assert(!d->drive && d->pool);
     char path[STORE_TOOL_PATH_MAX];
     const char *directory = d->config.settings->store;
     int rc = store_tool_drive_path(directory, path);
@@ -105,6 +108,7 @@ static int open_drive(struct data_thread *d)
 
 static int open_kv(struct data_thread *d)
 {
+    assert(!d->kv && d->drive);
     char path[STORE_TOOL_PATH_MAX];
     const struct settings *settings = d->config.settings;
     int rc = store_tool_kv_path(settings->store, path);
@@ -120,6 +124,7 @@ static int open_kv(struct data_thread *d)
 
 static int open_store(struct data_thread *d)
 {
+    assert(d->drive && d->kv);
     const struct settings *settings = d->config.settings;
     struct store_config config = {
         .env = d->env,
@@ -160,6 +165,7 @@ static int check_identity(const struct data_thread *d)
     const struct settings *settings = d->config.settings;
     const struct store_identity *identity = &d->opened.identity;
     assert(settings->cluster_id);
+    assert(d->store);
     if (identity->cluster_id != settings->cluster_id) {
         log_error("store %s belongs to another cluster than '%s'; correct cluster.name or store.path", settings->store,
                   settings->cluster_name);
@@ -176,12 +182,14 @@ static int check_identity(const struct data_thread *d)
 static void note_shard(void *arg, const struct store_shard_id *id)
 {
     struct data_thread *d = arg;
+    assert(d->state == DATA_OPENING);
     assert(id);
     d->opened.empty = false;
 }
 
 static void failed_opening(struct data_thread *d, int rc)
 {
+    assert(d->state == DATA_OPENING);
     assert(rc < 0);
     drive_close(d->drive);
     kv_close(d->kv);
@@ -195,6 +203,7 @@ static void failed_opening(struct data_thread *d, int rc)
 static void store_opened(void *arg, int rc)
 {
     struct data_thread *d = arg;
+    assert(rc <= 0);
     assert(d->state == DATA_OPENING || d->state == DATA_STOPPING);
     if (d->state == DATA_STOPPING)
         return; /* stopped while it opened: store_close goes on from here */
@@ -222,6 +231,7 @@ static void store_opened(void *arg, int rc)
 
 void data_open(struct data_thread *d)
 {
+    assert(!d->store);
     assert(d->state == DATA_OPENING);
     int rc = open_drive(d);
     if (rc == 0)

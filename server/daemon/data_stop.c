@@ -22,6 +22,7 @@
 static void links_poll(struct env_timer *timer)
 {
     struct data_thread *d = list_entry(timer, struct data_thread, stop_timer);
+    assert(!d->store && !d->peers);
     assert(d->state == DATA_STOPPING);
     if (stream_transport_live(d->transport) > 0 || d->accepting_count > 0) {
         env_timer_start(d->env, &d->stop_timer, POLL_NS, links_poll);
@@ -34,6 +35,7 @@ static void links_poll(struct env_timer *timer)
 
 static void stop_links(struct data_thread *d)
 {
+    assert(d->state == DATA_STOPPING);
     assert(!d->store && !d->peers);
     stream_transport_shutdown(d->transport);
     env_timer_start(d->env, &d->stop_timer, POLL_NS, links_poll);
@@ -42,6 +44,7 @@ static void stop_links(struct data_thread *d)
 static void store_closed(void *arg)
 {
     struct data_thread *d = arg;
+    assert(d->state == DATA_STOPPING);
     assert(d->store);
     d->store = NULL;
     stop_links(d);
@@ -50,6 +53,7 @@ static void store_closed(void *arg)
 /* R1: an unclean stop must be told to the cluster; until this life registered, the last one's stop stands. */
 static bool may_close_clean(const struct data_thread *d)
 {
+    assert(d->state == DATA_STOPPING);
     assert(d->store);
     return !d->store_failed && d->stop_rc == 0 && (d->incarnation || d->opened.stop == STORE_STOP_CLEAN);
 }
@@ -71,6 +75,7 @@ static void stop_store(struct data_thread *d)
 static void peers_closed(void *arg)
 {
     struct data_thread *d = arg;
+    assert(!d->peers);
     assert(!d->replicas);
     stop_store(d);
 }
@@ -89,6 +94,7 @@ static void stop_peers(struct data_thread *d)
 static void replicas_poll(struct env_timer *timer)
 {
     struct data_thread *d = list_entry(timer, struct data_thread, stop_timer);
+    assert(!d->gateway);
     assert(d->state == DATA_STOPPING && d->replicas);
     if (!replicas_quiet(d->replicas)) {
         env_timer_start(d->env, &d->stop_timer, POLL_NS, replicas_poll);
@@ -104,6 +110,7 @@ static void replicas_poll(struct env_timer *timer)
 static void gateway_closed(void *arg)
 {
     struct data_thread *d = arg;
+    assert(d->state == DATA_STOPPING);
     assert(!d->gateway);
     if (d->replicas)
         env_timer_start(d->env, &d->stop_timer, 0, replicas_poll);

@@ -25,6 +25,7 @@ static uint64_t oldest_io_ns(const struct data_thread *d)
 static void alive(struct env_timer *timer)
 {
     struct data_thread *d = list_entry(timer, struct data_thread, alive_timer);
+    assert(!timer->armed);
     assert(d->control);
     if (d->state == DATA_ENDED)
         return;
@@ -34,6 +35,7 @@ static void alive(struct env_timer *timer)
 
 void data_alive_start(struct data_thread *d)
 {
+    assert(d->control);
     assert(d->state == DATA_OPEN);
     env_timer_start(d->env, &d->alive_timer, DATA_ALIVE_NS, alive);
 }
@@ -73,6 +75,7 @@ static void take_store_stats(const struct data_thread *d, struct bridge_stats *r
 
 static void take_syncs(struct data_thread *d, struct bridge_stats *ret)
 {
+    assert(d->replicas && !ret->syncs);
     struct replica_sync_info *infos = calloc(DATA_SYNCS_TOLD_MAX, sizeof(*infos));
     uint32_t count = infos ? replicas_syncs(d->replicas, infos, DATA_SYNCS_TOLD_MAX) : 0;
     assert(count <= DATA_SYNCS_TOLD_MAX);
@@ -90,6 +93,7 @@ static void take_syncs(struct data_thread *d, struct bridge_stats *ret)
 
 static void take_replica_stats(struct data_thread *d, struct bridge_stats *ret)
 {
+    assert(d->replicas);
     const struct replicas_stats *stats = replicas_stats(d->replicas);
     assert(stats->serving <= stats->primaries);
     ret->shards_primary = stats->primaries;
@@ -102,6 +106,7 @@ static void take_replica_stats(struct data_thread *d, struct bridge_stats *ret)
 
 static void take_gateway_stats(const struct data_thread *d, struct bridge_stats *ret)
 {
+    assert(d->gateway && !ret->volumes);
     uint32_t count = gateway_stats(d->gateway, NULL, 0);
     if (count > DATA_VOLUMES_TOLD_MAX)
         count = DATA_VOLUMES_TOLD_MAX;

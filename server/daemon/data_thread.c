@@ -41,6 +41,7 @@ static void peer_request(void *arg, const struct peer_source *source, struct msg
 {
     struct data_thread *d = arg;
     assert(d->replicas && source->node);
+    assert(msg);
     if (!is_gateway_request(msg->header.opcode))
         replicas_message(d->replicas, source, msg);
     else if (d->gateway)
@@ -53,6 +54,7 @@ static void peer_up(void *arg, uint32_t node)
 {
     struct data_thread *d = arg;
     assert(node);
+    assert(node != d->node);
     if (d->replicas)
         replicas_peer_up(d->replicas, node);
     if (d->gateway)
@@ -79,6 +81,7 @@ static void peer_suspect(void *arg, uint32_t node)
 {
     struct data_thread *d = arg;
     assert(node);
+    assert(node != d->node);
     if (d->state == DATA_SERVING)
         d->control->ops->suspect(d->control, node);
 }
@@ -110,6 +113,7 @@ static int make_peers(struct data_thread *d)
     };
     assert(!d->peers);
     d->peers = peers_create(&config);
+    assert(!d->replicas && !d->gateway);
     return d->peers ? 0 : -ENOMEM;
 }
 
@@ -157,6 +161,7 @@ int data_registered(struct data_thread *d, uint64_t cluster_id, uint32_t node, u
 {
     assert(d->state == DATA_OPEN);
     assert(node == d->opened.identity.node);
+    assert(cluster_id && incarnation);
     d->cluster_id = cluster_id;
     d->node = node;
     d->incarnation = incarnation;
@@ -181,6 +186,7 @@ int data_registered(struct data_thread *d, uint64_t cluster_id, uint32_t node, u
 static void deliver_opened(struct mailbox_mail *mail)
 {
     struct data_thread *d = list_entry(mail, struct data_thread, opened_mail);
+    assert(d->started);
     assert(d->opened_rc <= 0);
     d->config.opened(d->config.arg, d->opened_rc);
 }
@@ -189,12 +195,14 @@ void data_tell_opened(struct data_thread *d, int rc)
 {
     assert(rc <= 0);
     d->opened_rc = rc;
+    assert(!d->opened_mail.cb);
     mailbox_post(d->config.control_box, &d->opened_mail, deliver_opened);
 }
 
 static void deliver_anew(struct mailbox_mail *mail)
 {
     struct data_thread *d = list_entry(mail, struct data_thread, anew_mail);
+    assert(d->started);
     assert(d->config.start_anew);
     d->config.start_anew(d->config.arg);
 }
@@ -208,6 +216,7 @@ void data_tell_anew(struct data_thread *d)
 static void deliver_ended(struct mailbox_mail *mail)
 {
     struct data_thread *d = list_entry(mail, struct data_thread, ended_mail);
+    assert(d->started);
     assert(d->stop_rc <= 0);
     d->config.ended(d->config.arg, d->stop_rc);
 }
@@ -216,6 +225,7 @@ void data_tell_ended(struct data_thread *d, int rc)
 {
     assert(d->state == DATA_ENDED);
     d->stop_rc = rc;
+    assert(!d->store && !d->peers);
     mailbox_post(d->config.control_box, &d->ended_mail, deliver_ended);
 }
 
@@ -277,6 +287,7 @@ void data_thread_before_result(void *thread)
 static void *run(void *arg)
 {
     struct data_thread *d = arg;
+    assert(d->control && d->state == DATA_OPENING);
     (void)pthread_setname_np(pthread_self(), "data");
     data_open(d);
     int rc = ring_loop_run(d->loop);
@@ -317,6 +328,7 @@ static void leave_loop(struct ring_mail *mail)
 
 void data_thread_join(struct data_thread *thread)
 {
+    assert(thread->loop);
     assert(thread->started);
     ring_post(thread->loop, &thread->exit_mail, leave_loop);
     int rc = pthread_join(thread->pthread, NULL);

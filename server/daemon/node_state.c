@@ -56,6 +56,7 @@ static int write_whole(int fd, const uint8_t *bytes, size_t len)
 static int replace_file(const char *directory, const char *name, const void *bytes, size_t len, bool durable)
 {
     char path[NODE_STATE_PATH_MAX], beside[NODE_STATE_PATH_MAX + 8];
+    assert(bytes || len == 0);
     int rc = path_join(directory, name, path);
     if (rc < 0)
         return rc;
@@ -78,6 +79,7 @@ static int replace_file(const char *directory, const char *name, const void *byt
 
 int node_state_make(const char *directory, char ret_control[NODE_STATE_PATH_MAX])
 {
+    assert(directory && directory[0]);
     int rc = path_join(directory, "control", ret_control);
     if (rc == 0 && mkdir(ret_control, 0700) < 0 && errno != EEXIST)
         rc = -errno;
@@ -107,6 +109,7 @@ static int read_small(const char *path, char ret_text[RECORD_MAX])
     if (rc < 0)
         return rc;
     assert(n < (ssize_t)RECORD_MAX);
+    assert(n >= 0);
     ret_text[n] = '\0';
     ret_text[strcspn(ret_text, "\n")] = '\0';
     return 0;
@@ -137,6 +140,7 @@ int node_state_last_stop(const char *directory, const struct store_identity *ide
     if (rc < 0 && rc != -ENOENT)
         return rc;
     assert(strlen(now) > 33);
+    assert(now[32] == ' ');
     if (rc == -ENOENT || strncmp(now, then, 33) != 0)
         *ret_stop = MAP_STOP_EMPTY;
     else if (stop == STORE_STOP_CLEAN)
@@ -184,6 +188,7 @@ static int read_whole(int fd, size_t len, void **ret_bytes)
 {
     uint8_t *bytes = malloc(len);
     size_t have = 0;
+    assert(len > 0 && len <= NODE_STATE_MAP_BYTES_MAX);
     if (!bytes)
         return -ENOMEM;
     while (have < len) {

@@ -168,6 +168,7 @@ static int take_list(void *arg, const char *section, const char *key, const char
 {
     struct settings *settings = arg;
     struct settings_voter voter;
+    assert(section && key && value);
     assert(settings->voter_count <= SETTINGS_VOTERS_MAX);
     if (strcmp(section, "cluster") != 0 || strcmp(key, "voter[]") != 0)
         return -ENOENT;
