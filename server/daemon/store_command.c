@@ -33,6 +33,7 @@ static const char *option(int argc, char **argv, int *index, const char *name)
 {
     const char *word = argv[*index];
     size_t length = strlen(name);
+    assert(word);
     assert(*index < argc);
     if (strncmp(word, name, length) != 0)
         return NULL;
@@ -104,11 +105,34 @@ static int format(int argc, char **argv)
     return 0;
 }
 
+static int check(int argc, char **argv)
+{
+    struct store_tool_check check = {.directory = NULL};
+    assert(argc >= 0);
+    for (int i = 0; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0)
+            check.json = true;
+        else if (strcmp(argv[i], "--digest") == 0)
+            check.digest = true;
+        else if (argv[i][0] != '-' && !check.directory)
+            check.directory = argv[i];
+        else
+            return usage_error("unknown argument", argv[i]);
+    }
+    if (!check.directory)
+        return usage_error("missing:", "DIR");
+    if (check.json && check.digest)
+        return usage_error("not together:", "--json --digest");
+    return (int)store_tool_check(&check, stdout);
+}
+
 int store_command(int argc, char **argv)
 {
     assert(argc >= 0 && argv);
     log_init(LOG_WARN, NULL);
     if (argc > 0 && strcmp(argv[0], "format") == 0)
         return format(argc - 1, argv + 1);
+    if (argc > 0 && strcmp(argv[0], "check") == 0)
+        return check(argc - 1, argv + 1);
     return usage_error("unknown command", argc > 0 ? argv[0] : "");
 }

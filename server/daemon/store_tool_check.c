@@ -114,6 +114,10 @@ static void print_summary(const struct run *run, enum store_tool_status status)
 {
     const struct store_check_stats *s = &run->stats;
     assert(run->done || status != STORE_TOOL_CLEAN);
+    if (status == STORE_TOOL_CANNOT) {
+        (void)fprintf(run->out, "%s: not checked: %s\n", run->check->directory, strerror(-run->rc));
+        return;
+    }
     if (run->told > FINDINGS_MAX)
         (void)fprintf(run->out, "... and %" PRIu32 " more\n", run->told - FINDINGS_MAX);
     (void)fprintf(run->out,
