@@ -182,8 +182,8 @@ static void accepted(struct listener *listener, void *arg, struct link *link)
 
 static int listen_at(struct data_thread *d, const char *address, struct listener **ret_listener)
 {
-    int rc = transport_listen(d->transport, address, accepted, d, ret_listener);
     assert(!*ret_listener);
+    int rc = transport_listen(d->transport, address, accepted, d, ret_listener);
     assert(rc <= 0);
     if (rc < 0)
         log_error("cannot listen on %s error=\"%s\"; is the address this host's and free?", address, strerror(-rc));
