@@ -292,7 +292,7 @@ static void lose_power(struct drive_sim_disk *disk)
     assert(disk->dirty_count <= disk->dirty_capacity);
     for (uint64_t i = 0; i < disk->dirty_count; i++) {
         uint64_t sector = disk->dirty[i], at = sector * DRIVE_SIM_SECTOR;
-        uint64_t fate = mood < 2 ? mood : prng_below(&disk->prng, 3);
+        uint64_t fate = mood < 2 ? mood : prng_below(&disk->prng, disk->faults.power_trashes_none ? 2 : 3);
         if (disk->faults.power_keeps_all)
             fate = 0;
         if (disk->faults.power_drops_all)

@@ -33,6 +33,7 @@ struct drive_sim_faults {
     bool hung;                  /* nothing completes until it is cleared (completes on the next operation or kick) */
     bool power_keeps_all;       /* power loss loses nothing: for tests that need it exact */
     bool power_drops_all;
+    bool power_trashes_none; /* an unflushed sector is old or new after power loss, never garbage */
 };
 
 struct drive_sim_stats {

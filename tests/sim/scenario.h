@@ -14,7 +14,7 @@ struct scenario {
     uint64_t nodes, volumes, replicas, min_replicas, shards, shard_mib, drive_mib, sync_chunks, out_after_ms, drift_ppm;
     /* workload */
     uint64_t clients_qd, hot_blocks, hot_percent, read_percent, flush_percent, zero_percent, fua_percent, piece_percent;
-    uint64_t write_max_kib, op_gap_us, failover_per_min;
+    uint64_t write_max_kib, op_gap_us, failover_per_min, serial_overlaps;
     /* how long: faults, then how long at most until all is well again */
     uint64_t safety_ms, liveness_ms;
     /* faults a minute (of virtual time, of the whole cluster) */

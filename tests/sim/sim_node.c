@@ -532,17 +532,27 @@ static void peers_closed(void *arg)
 {
     struct life *life = arg;
     life->peers = NULL;
-    replicas_destroy(life->replicas);
+    store_close(life->store, /* clean= */ !life->store_failed, store_closed, life);
+}
+
+static void wait_for_replicas(struct env_timer *timer)
+{
+    struct life *life = list_entry(timer, struct life, stop_timer);
+    if (!replicas_quiet(life->replicas)) {
+        env_timer_start(life->env, &life->stop_timer, ENV_MS(5), wait_for_replicas);
+        return;
+    }
+    struct replicas *replicas = life->replicas;
     life->replicas = NULL;
     life->replicas_gone = true;
-    store_close(life->store, /* clean= */ true, store_closed, life);
+    replicas_destroy(replicas);
+    peers_close(life->peers, peers_closed, life);
 }
 
 static void gateway_closed(void *arg)
 {
     struct life *life = arg;
-    life->gateway = NULL;
-    peers_close(life->peers, peers_closed, life);
+    env_timer_start(life->env, &life->stop_timer, 0, wait_for_replicas);
 }
 
 void sim_node_stop(struct sim_node *node)
@@ -551,9 +561,13 @@ void sim_node_stop(struct sim_node *node)
     assert(life && life->serving);
     life->stopping = true;
     life->serving = false;
+    map_set_observer(life->map, &(struct map_observer){.arg = NULL});
     listener_close(life->listener);
     life->listener = NULL;
-    gateway_close(life->gateway, gateway_closed, life);
+    struct gateway *gateway = life->gateway;
+    life->gateway = NULL;
+    replicas_stop(life->replicas);
+    gateway_close(gateway, gateway_closed, life);
 }
 
 struct sim_node *sim_node_create(const struct sim_node_config *config)
@@ -564,6 +578,7 @@ struct sim_node *sim_node_create(const struct sim_node_config *config)
     node->config = *config;
     node->disk = drive_sim_disk_create(config->drive_bytes, config->seed);
     node->kv = kv_sim_base_create(config->seed + 1);
+    drive_sim_faults(node->disk)->power_trashes_none = true; /* the fault model of docs/simulation.md */
     (void)snprintf(node->address, sizeof(node->address), "sim:%d:1", config->node);
     (void)snprintf((char *)node->store_uuid, sizeof(node->store_uuid), "store-%d", config->node);
     struct store_identity identity = {.cluster_id = AUTHORITY_CLUSTER, .node = (uint32_t)config->node};

@@ -188,9 +188,11 @@ static void judge_write(struct slot *slot, int rc)
     }
 }
 
-static bool again_later(int rc)
+/* -EIO: that primary's drive; it resigns, and the next one answers. */
+static bool again_later(const struct client *c, int rc)
 {
-    return rc == -ESTALE || rc == -ECANCELED || rc == -EPERM || rc == -EAGAIN;
+    return rc == -ESTALE || rc == -ECANCELED || rc == -EPERM || rc == -EAGAIN ||
+           (rc == -EIO && c->sim->scenario.drive_eio_per_min > 0);
 }
 
 static void slot_retry(struct slot *slot)
@@ -251,10 +253,10 @@ static void attempt_done(struct replica_op *op, int rc)
     struct slot *slot = attempt->slot;
     struct client *c = attempt->client;
     if (slot && slot->kind == KIND_FLUSH) {
-        if (rc != 0 && !again_later(rc))
+        if (rc != 0 && !again_later(c, rc))
             sim_fail(c->sim, "a flush ended with %s", strerror(-rc));
         flush_part_done(slot, attempt, rc);
-    } else if (slot && again_later(rc)) {
+    } else if (slot && again_later(c, rc)) {
         slot_retry(slot);
     } else if (slot) {
         if (rc == 0 && slot->kind == KIND_READ)
@@ -411,6 +413,20 @@ static void choose_span(struct slot *slot)
     slot->length = (uint32_t)(count * HISTORY_CELL);
 }
 
+/* I8: a write waits for an earlier one of its own client that it overlaps: tried again, that one would land on top of it. */
+static bool overlaps_busy(const struct slot *slot)
+{
+    const struct client *c = slot->client;
+    uint64_t end = slot->offset + slot->length;
+    for (uint32_t i = 0; i < c->slot_count; i++) {
+        const struct slot *other = &c->slots[i];
+        if (other != slot && other->busy && (other->kind == KIND_WRITE || other->kind == KIND_ZERO) &&
+            other->offset < end && slot->offset < other->offset + other->length)
+            return true;
+    }
+    return false;
+}
+
 static void slot_begin(struct slot *slot)
 {
     struct client *c = slot->client;
@@ -428,6 +444,11 @@ static void slot_begin(struct slot *slot)
         return;
     }
     choose_span(slot);
+    if (s->serial_overlaps && slot->kind != KIND_READ && overlaps_busy(slot)) {
+        slot->busy = false;
+        world_schedule(world_of(c), &slot->event, WORLD_NOBODY, 100000, slot_next);
+        return;
+    }
     slot->cells = slot->length / HISTORY_CELL;
     if (slot->kind != KIND_READ) {
         slot->fua = percent(c, s->fua_percent);
