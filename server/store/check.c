@@ -41,13 +41,14 @@ void check_damage(struct check *check, const char *what, const struct store_shar
     struct store_check_finding finding = {
         .what = what, .id = id ? *id : none, .chunk = chunk, .generation = generation, .block = block, .unit = unit};
     assert(what && what[0]);
+    assert(block == STORE_CHECK_NONE || block < STORE_CHUNK_BLOCKS);
     check->stats.damage++;
     check->config.found(check->config.arg, &finding);
 }
 
 static void damage_of_store(struct check *check, const char *what)
 {
-    assert(what);
+    assert(what && check->config.found);
     check_damage(check, what, NULL, STORE_CHECK_NONE, STORE_CHECK_NONE, STORE_CHECK_NONE, STORE_CHECK_NONE);
 }
 
@@ -56,7 +57,8 @@ void check_end(struct check *check, int rc)
     struct store_check config = check->config;
     struct store_check_stats stats = check->stats;
     assert(rc <= 0);
-    assert(check->chunk.pending == 0);
+    assert(check->chunk.pending == 0 && check->superblocks_pending == 0);
+    assert(config.done);
     for (uint32_t unit = check->unit_first; check->owners && unit < check->unit_count; unit++)
         stats.units_referenced += check->owners[unit] != 0;
     kv_batch_free(&check->scan.pairs);
@@ -100,6 +102,7 @@ bool check_marked(const struct check *check, const struct store_shard_id *id, ui
 static int add_mark(struct check *check, const struct store_shard_id *id, uint32_t region)
 {
     assert(check->mark_count <= check->mark_capacity);
+    assert(region < STORE_SHARD_CHUNKS / (STORE_REGION_BYTES / STORE_CHUNK_BYTES));
     if (check->mark_count == check->mark_capacity) {
         uint32_t capacity = check->mark_capacity ? 2 * check->mark_capacity : 256;
         struct check_mark *marks = realloc(check->marks, capacity * sizeof(*marks));
@@ -119,6 +122,7 @@ static void claim_unit(struct check *check, const struct check_mark *where, uint
 {
     uint32_t owner = check->chunk_number * STORE_CHUNK_UNITS + slot + 1;
     assert(slot < STORE_CHUNK_UNITS);
+    assert(check->owners && owner > 0);
     if (unit == RECORD_UNIT_NONE)
         return;
     if (unit < check->unit_first || unit >= check->unit_count)
@@ -138,6 +142,7 @@ static bool map_check(struct check *check, const struct store_shard_id *id, uint
     struct check_mark where = {.id = *id, .region = index}; /* here: the chunk */
     bool newest = check->stats.maps == 1 || check->last_chunk != index || compare_ids(&check->last_id, id) != 0;
     assert(check->stats.maps > 0);
+    assert(index < STORE_SHARD_CHUNKS);
     if (newest)
         check->chunk_number++;
     check->last_id = *id;
@@ -159,6 +164,7 @@ static void map_got(struct kv_get *get, int rc)
         check_end(check, rc);
         return;
     }
+    assert(scans[check->step].kind == RECORD_SUMS);
     check->stats.sums_left_over += rc == -ENOENT;
     check_resume(check);
 }
@@ -182,6 +188,7 @@ static int decode_small(struct check *check, enum record_kind kind, const struct
     struct record_mark mark;
     uint64_t bytes;
     int rc;
+    assert(kind == scans[check->step].kind);
     switch (kind) {
     case RECORD_DROP: check->stats.drops++; return record_drop_decode(key, key_len, value, value_len);
     case RECORD_SHARD: check->stats.shards++; return record_shard_decode(key, key_len, value, value_len, &bytes);
@@ -205,6 +212,7 @@ static bool pair_check(struct check *check, const uint8_t *key, uint32_t key_len
         return false;
     }
     assert(kind != RECORD_SUPER);
+    assert(index < STORE_SHARD_CHUNKS);
     if (kind == RECORD_SUMS)
         return sums_check(check, key, key_len);
     if (kind == RECORD_MAP) {
@@ -229,6 +237,7 @@ static void page_scanned(struct kv_scan *scan, int rc)
 {
     struct check *check = scan->owner;
     assert(scan == &check->scan);
+    assert(check->chunk.pending == 0);
     if (rc) {
         check_end(check, rc);
         return;
@@ -239,7 +248,8 @@ static void page_scanned(struct kv_scan *scan, int rc)
 
 static void page_scan(struct check *check)
 {
-    assert(check->scan.from_len > 0);
+    assert(check->scan.from_len > 0 && check->scan.to_len > 0);
+    assert(check->step < SCAN_COUNT);
     check->scan.limit = PAGE_PAIRS;
     check->scan.cb = page_scanned;
     check->scan.owner = check;
@@ -272,6 +282,7 @@ void check_resume(struct check *check)
 
 static void scan_start(struct check *check)
 {
+    assert(check->step <= SCAN_COUNT);
     if (check->step == SCAN_COUNT) {
         check_end(check, 0);
         return;
@@ -295,6 +306,7 @@ static void super_got(struct kv_get *get, int rc)
         check_end(check, rc);
         return;
     }
+    assert(check->owners);
     check->stats.clean = true; /* freshly formatted */
     if (rc == 0) {
         if (record_super_decode(get->value, get->value_len, &check->super) < 0)
@@ -316,6 +328,7 @@ static int size_tables(struct check *check, const struct superblock *super)
     check->stats.units_total = check->unit_count - check->unit_first;
     check->owners = calloc(units, sizeof(*check->owners));
     assert(check->unit_first < check->unit_count);
+    assert(check->stats.units_total > 0);
     return check->owners ? 0 : -ENOMEM;
 }
 
@@ -323,6 +336,7 @@ static void superblocks_judge(struct check *check)
 {
     struct superblock supers[SUPERBLOCK_COPIES];
     int good = -1;
+    assert(check->superblocks_pending == 0);
     for (uint32_t i = 0; i < SUPERBLOCK_COPIES; i++) {
         int rc = check->superblock_rcs[i];
         if (rc == 0)
@@ -354,6 +368,7 @@ static void superblock_read(struct drive_io *io, int rc)
 {
     struct check *check = io->owner;
     assert(check->superblocks_pending > 0);
+    assert(rc <= 0);
     check->superblock_rcs[io - check->superblock_ios] = rc;
     if (--check->superblocks_pending == 0)
         superblocks_judge(check);

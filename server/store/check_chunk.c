@@ -43,6 +43,7 @@ static uint64_t block_offset(const struct record_map *map, uint32_t block)
 {
     uint32_t unit = block_unit(map, block);
     assert(unit != RECORD_UNIT_NONE);
+    assert(block < STORE_CHUNK_BLOCKS);
     return (uint64_t)unit * STORE_UNIT_BYTES + (uint64_t)(block % CHECK_UNIT_BLOCKS) * STORE_BLOCK_BYTES;
 }
 
@@ -62,6 +63,7 @@ static void judge_block(struct check *check, uint32_t block)
     struct check_chunk *chunk = &check->chunk;
     uint32_t generation = chunk->map.generation, unit = block_unit(&chunk->map, block);
     assert(bit_get(chunk->data, block));
+    assert(unit >= check->unit_first && unit < check->unit_count);
     if (bit_get(chunk->unreadable, block)) {
         check_damage(check, "the drive cannot read a block", &chunk->id, chunk->index, generation, block, unit);
         return;
@@ -94,6 +96,7 @@ static void all_read(struct check *check)
 {
     struct check_chunk *chunk = &check->chunk;
     assert(chunk->pending == 0);
+    assert(check->buf->capacity >= STORE_CHUNK_BYTES);
     for (uint32_t block = 0; block < STORE_CHUNK_BLOCKS; block++) {
         if (bit_get(chunk->data, block))
             judge_block(check, block);
@@ -106,7 +109,8 @@ static void all_read(struct check *check)
 static void run_submit(struct check *check, struct check_run *run, uint32_t first, uint32_t count)
 {
     struct check_chunk *chunk = &check->chunk;
-    assert(count > 0 && first + count <= STORE_CHUNK_BLOCKS);
+    assert(count > 0);
+    assert(first + count <= STORE_CHUNK_BLOCKS);
     memset(run, 0, sizeof(*run));
     run->check = check;
     run->first = first;
@@ -128,6 +132,7 @@ static void run_done(struct drive_io *io, int rc)
     struct check_chunk *chunk = &check->chunk;
     uint32_t first = run->first, count = run->count;
     assert(chunk->pending > 0);
+    assert(run >= chunk->runs && run < chunk->runs + STORE_CHUNK_BLOCKS);
     chunk->pending--;
     if (rc && count > 1) {
         for (uint32_t i = 0; i < count; i++) /* a run of n blocks owns the slots of its n blocks */
@@ -146,6 +151,7 @@ static void read_runs(struct check *check)
 {
     struct check_chunk *chunk = &check->chunk;
     uint32_t block = 0;
+    assert(chunk->pending == 0);
     memset(check->buf->data, 0, STORE_CHUNK_BYTES);
     memset(chunk->unreadable, 0, sizeof(chunk->unreadable));
     chunk->pending = 1; /* this function's own */
@@ -171,6 +177,7 @@ static void sums_got(struct kv_get *get, int rc)
     struct check *check = get->owner;
     struct check_chunk *chunk = &check->chunk;
     assert(get == &chunk->get);
+    assert(chunk->pending == 0);
     if (rc && rc != -ENOENT && rc != -EUCLEAN) {
         check_end(check, rc);
         return;
@@ -192,6 +199,7 @@ bool check_chunk_start(struct check *check, const struct store_shard_id *id, uin
     struct check_chunk *chunk = &check->chunk;
     bool any = false;
     assert(chunk->pending == 0);
+    assert(index < STORE_SHARD_CHUNKS);
     chunk->id = *id;
     chunk->index = index;
     chunk->map = *map;

@@ -76,6 +76,7 @@ static void prepare(struct ring_op *op, struct io_uring_sqe *sqe)
     struct drive_io *io = io_of(op);
     struct uring_drive *self = drive_of(io);
     int fd = self->file_index >= 0 ? self->file_index : self->fd;
+    assert(io->done <= io->length);
     uint32_t left = io->length - io->done;
     uint8_t *data = io->data + io->done;
     uint64_t offset = io->offset + io->done;
@@ -127,6 +128,7 @@ static void op_done(struct ring_op *op, int32_t res, uint32_t cqe_flags)
     struct drive_io *io = io_of(op);
     struct uring_drive *self = drive_of(io);
     (void)cqe_flags;
+    assert(io->done < io->length || io->op == DRIVE_FLUSH);
     if (res == -EAGAIN || res == -EINTR) {
         if (io->retries++ == RETRY_MAX) {
             complete(io, res);
@@ -184,6 +186,7 @@ static void drive_uring_close(struct drive *drive)
 {
     struct uring_drive *self = (struct uring_drive *)drive;
     assert(self->in_flight == 0);
+    assert(self->fd >= 0);
     if (self->file_index >= 0)
         ring_unregister_file(self->loop, self->file_index);
     unlock_and_close(self->fd);
@@ -206,6 +209,7 @@ static int open_and_lock(const char *path, bool is_device, int *ret_fd, const ch
         (void)close(fd);
         return rc;
     }
+    assert(fd >= 0);
     *ret_fd = fd;
     return 0;
 }
@@ -283,6 +287,7 @@ static int probe_device(struct uring_drive *self, const struct stat *st, const c
         return rc;
     }
     assert(block_bytes > 0);
+    assert(!self->base.is_file);
     if ((unsigned)block_bytes > DRIVE_ALIGN) {
         log_error("%s has logical blocks of %d bytes: more than 4096 is not supported", path, block_bytes);
         return -EINVAL;
@@ -307,6 +312,7 @@ static int probe_file(struct uring_drive *self, const struct stat *st, const cha
     }
 #endif
     assert(self->base.is_file);
+    assert(st->st_size >= 0);
     return 0;
 }
 
@@ -353,6 +359,7 @@ int drive_uring_open(struct ring_loop *loop, struct buf_pool *pool, const char *
         rc = -EINVAL;
         goto err_after_open;
     }
+    assert(self->fd >= 0);
     self->base.prewritten = self->base.is_file ? 0 : self->base.bytes;
     register_with_ring(self, pool, path);
     *ret_drive = &self->base;

@@ -64,6 +64,7 @@ static int lock_directory(struct kv_db *self, const char *path)
 
 static bool read_boot_id(int dir_fd, const char *path, char ret_id[BOOT_ID_MAX])
 {
+    assert(path && ret_id);
     int fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
@@ -137,6 +138,7 @@ static rocksdb_options_t *options_create(struct kv_db *self, const struct kv_roc
 {
     rocksdb_options_t *options = rocksdb_options_create();
     assert(options);
+    assert(wal_mode == WAL_TOLERATE_TAIL || wal_mode == WAL_POINT_IN_TIME);
     rocksdb_options_set_create_if_missing(options, config->create);
     rocksdb_options_set_error_if_exists(options, config->create);
     rocksdb_options_set_paranoid_checks(options, 1);
@@ -200,6 +202,7 @@ static int check_directory(const struct kv_rocksdb_config *config)
     int n = snprintf(path, sizeof(path), "%s/CURRENT", config->path);
     if (n < 0 || (size_t)n >= sizeof(path))
         return -ENAMETOOLONG;
+    assert(!(config->create && config->read_only));
     bool exists = stat(path, &st) == 0;
     if (exists && config->create) {
         log_error("%s holds a database already", config->path);
