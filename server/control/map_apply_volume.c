@@ -6,7 +6,7 @@
  * - SESSION_OPEN numbers attachments; a newer number fences older ones (R19, I6)
  *
  * Failure: -EEXIST, -ENOENT, -EINVAL, -ENOSPC (not enough nodes on distinct hosts, or too many shards), -EBUSY (attached
- * elsewhere), -ESTALE (not the newest session, or the gateway registered again).
+ * elsewhere), -EPERM (fenced), -ESTALE (not the newest session, or the gateway registered again).
  */
 #include <assert.h>
 #include <errno.h>
@@ -227,6 +227,8 @@ void map_apply_session_open(struct map *map, const struct map_entry *entry, stru
     bool same = memcmp(session->attachment, entry->attachment, sizeof session->attachment) == 0;
     if (!gateway || !gateway->up || gateway->incarnation != entry->incarnation)
         result->rc = -ESTALE;
+    else if (!same && (entry->flags & MAP_SESSION_FAILOVER))
+        result->rc = -EPERM; /* somebody else had it meanwhile: fenced, also when that one has left again (I6) */
     else if (!same && session_alive(map, volume) && !(entry->flags & MAP_SESSION_FORCE))
         result->rc = -EBUSY;
     if (result->rc < 0)
@@ -255,8 +257,10 @@ void map_apply_session_close(struct map *map, const struct map_entry *entry, str
         result->rc = -ESTALE;
     if (result->rc < 0)
         return;
-    if (force)
-        volume->session.number++; /* fences whoever holds it (I6) */
+    if (force) { /* fences whoever holds it (I6): his attachment does not come back */
+        volume->session.number++;
+        memset(volume->session.attachment, 0, sizeof volume->session.attachment);
+    }
     volume->session.open = false;
     map_touch_volume(map, volume);
     result->value = volume->session.number;

@@ -154,6 +154,33 @@ static void a_session_is_exclusive_but_follows_its_attachment(void **state)
     map_fixture_close(&f);
 }
 
+/* I6. Goal: who was fenced can't come back by a fail-over, not even when the volume is free again; by a new attach he can. */
+static void the_fenced_do_not_come_back(void **state)
+{
+    (void)state;
+    struct map_fixture f;
+    init(&f, 3);
+    uint64_t id = map_fixture_volume(&f, "v", 1, 3, 2, 1);
+    struct map_entry a = attach_entry(&f, id, 1, 'a'), b = attach_entry(&f, id, 2, 'b');
+    struct map_entry back = attach_entry(&f, id, 3, 'a');
+    struct map_entry close = {.kind = MAP_ENTRY_SESSION_CLOSE, .volume = id, .session = 2};
+    back.flags = MAP_SESSION_FAILOVER;
+    b.flags = MAP_SESSION_FORCE;
+    assert_int_equal(map_fixture_apply(&f, &a).value, 1);
+    assert_int_equal(map_fixture_apply(&f, &b).value, 2);
+    assert_int_equal(map_fixture_apply(&f, &back).rc, -EPERM);
+    assert_int_equal(map_fixture_apply(&f, &close).rc, 0);
+    assert_int_equal(map_fixture_apply(&f, &back).rc, -EPERM);
+    assert_int_equal(map_fixture_apply(&f, &a).value, 3);
+    close.session = 3;
+    assert_int_equal(map_fixture_apply(&f, &close).rc, 0); /* its gateway's grace ended */
+    assert_int_equal(map_fixture_apply(&f, &back).value, 4);
+    close.flags = MAP_SESSION_FORCE;
+    assert_int_equal(map_fixture_apply(&f, &close).value, 5);
+    assert_int_equal(map_fixture_apply(&f, &back).rc, -EPERM);
+    map_fixture_close(&f);
+}
+
 static void an_attached_volume_is_not_deleted(void **state)
 {
     (void)state;
@@ -306,6 +333,7 @@ int main(void)
         cmocka_unit_test(ids_are_never_used_again),
         cmocka_unit_test(a_volume_grows_and_shrinks_only_at_shard_borders),
         cmocka_unit_test(a_session_is_exclusive_but_follows_its_attachment),
+        cmocka_unit_test(the_fenced_do_not_come_back),
         cmocka_unit_test(an_attached_volume_is_not_deleted),
         cmocka_unit_test(a_request_id_is_applied_once),
         cmocka_unit_test(the_observer_hears_what_changed_and_nothing_else),
