@@ -21,11 +21,16 @@
  *  - Old-term entries must not be committed by counting replicas (C1): until our
  *    barrier is durable here, followers' matches are clamped below last_stored.
  *  - Probation (C2): RequestVote is dropped in both directions.
+ *  - A leader that lost a connection starts again behind what it knows of us, perhaps before our snapshot. libraft takes
+ *    entries that it has dropped since for new ones and appends them at the end of its log: they are skipped here (C6).
+ *  - A follower of libraft answers every heartbeat with the end of its log, though only what the leader sent was compared:
+ *    the uncommitted tail of a former leader would count as a copy of other entries. Answers are clamped to what was (C7).
  */
 #include "server/control/consensus_ops.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <string.h>
 
 #define TICK_MS_MIN 5u
 #define SLOW_WRITE_MS 1000u
@@ -143,6 +148,27 @@ static bool may_stand(const struct consensus *c)
     return !c->probation || raft_last_index((struct raft *)&c->raft) <= 1;
 }
 
+/* (C7) How much of our log is known to be the current leader's. */
+static raft_index matched_index(const struct consensus *c)
+{
+    raft_index matched = c->matched_term == c->raft.current_term ? c->matched_index : 0;
+    assert(c->raft.commit_index >= c->raft.last_applied);
+    return matched > c->raft.commit_index ? matched : c->raft.commit_index;
+}
+
+static int send_append_result(struct consensus *c, struct raft_io_send *req, const struct raft_message *message,
+                              raft_io_send_cb cb)
+{
+    struct raft_message copy = *message;
+    raft_index matched = matched_index(c);
+    assert(message->type == RAFT_IO_APPEND_ENTRIES_RESULT);
+    if (copy.append_entries_result.rejected > 0)
+        c->rejecting = true;
+    else if (copy.append_entries_result.last_log_index > matched)
+        copy.append_entries_result.last_log_index = matched;
+    return pass_error(c, c->inner->send(c->inner, req, &copy, cb));
+}
+
 static int outer_send(struct raft_io *io, struct raft_io_send *req, const struct raft_message *message,
                       raft_io_send_cb cb)
 {
@@ -154,6 +180,8 @@ static int outer_send(struct raft_io *io, struct raft_io_send *req, const struct
         c->stats.votes_withheld++;
         return RAFT_NOCONNECTION;
     }
+    if (message->type == RAFT_IO_APPEND_ENTRIES_RESULT)
+        return send_append_result(c, req, message, cb);
     return pass_error(c, c->inner->send(c->inner, req, message, cb));
 }
 
@@ -288,6 +316,14 @@ static void tick_hook(struct raft_io *inner)
     consensus_core_settle(c);
 }
 
+static void free_batches(const struct raft_entry *entries, unsigned n, const void *kept)
+{
+    assert(entries != NULL);
+    for (unsigned i = 0; i < n; i++)
+        if (entries[i].batch != kept && (i == 0 || entries[i].batch != entries[i - 1].batch))
+            raft_free(entries[i].batch);
+}
+
 /* A message that the library will not see: it would have freed these. */
 static void drop_message(struct raft_message *message)
 {
@@ -298,11 +334,7 @@ static void drop_message(struct raft_message *message)
     }
     if (message->type != RAFT_IO_APPEND_ENTRIES || message->append_entries.n_entries == 0)
         return;
-    const struct raft_entry *entries = message->append_entries.entries;
-    assert(entries != NULL);
-    for (unsigned i = 0; i < message->append_entries.n_entries; i++)
-        if (i == 0 || entries[i].batch != entries[i - 1].batch)
-            raft_free(entries[i].batch);
+    free_batches(message->append_entries.entries, message->append_entries.n_entries, /* kept= */ NULL);
     raft_free(message->append_entries.entries);
 }
 
@@ -320,6 +352,28 @@ static void clamp_match(const struct consensus *c, struct raft_append_entries_re
     assert(result->last_log_index < c->raft.last_stored);
 }
 
+/* (C6) Everything up to our snapshot is committed, so any leader has it, too: what comes before it needs no look. */
+static void skip_compacted(const struct consensus *c, struct raft_append_entries *args)
+{
+    raft_index base = c->raft.log.snapshot.last_index;
+    if (args->term < c->raft.current_term || args->prev_log_index >= base)
+        return;
+    raft_index behind = base - args->prev_log_index;
+    unsigned skip = behind < args->n_entries ? (unsigned)behind : args->n_entries;
+    args->prev_log_index = base;
+    args->prev_log_term = c->raft.log.snapshot.last_term;
+    if (args->n_entries == 0)
+        return;
+    assert(skip > 0 && args->entries != NULL);
+    free_batches(args->entries, skip, /* kept= */ skip < args->n_entries ? args->entries[skip].batch : NULL);
+    args->n_entries -= skip;
+    memmove(args->entries, args->entries + skip, args->n_entries * sizeof(args->entries[0]));
+    if (args->n_entries == 0) { /* the library frees nothing of a heartbeat */
+        raft_free(args->entries);
+        args->entries = NULL;
+    }
+}
+
 /* (C2) How long the log of a live leader is. */
 static void note_leader_log(struct consensus *c, const struct raft_append_entries *args)
 {
@@ -330,6 +384,30 @@ static void note_leader_log(struct consensus *c, const struct raft_append_entrie
     last = args->leader_commit > last ? args->leader_commit : last;
     if (last > c->probation_target)
         c->probation_target = last;
+}
+
+/* (C7) The library answers from inside; a refusal takes the claim back. */
+static void recv_from_leader(struct consensus *c, struct raft_message *message)
+{
+    bool append = message->type == RAFT_IO_APPEND_ENTRIES;
+    raft_term term = append ? message->append_entries.term : message->install_snapshot.term;
+    raft_index last = append ? message->append_entries.prev_log_index + message->append_entries.n_entries
+                             : message->install_snapshot.last_index;
+    raft_term old_term = c->matched_term;
+    raft_index old_index = c->matched_index;
+    assert(append || message->type == RAFT_IO_INSTALL_SNAPSHOT);
+    if (term >= c->raft.current_term) {
+        c->matched_index = term == old_term && old_index > last ? old_index : last;
+        c->matched_term = term;
+    }
+    c->rejecting = false;
+    c->raft_recv(&c->outer, message);
+    if (c->rejecting || c->raft.current_term != term) {
+        c->matched_index = old_index;
+        c->matched_term = old_term;
+    } else if (c->matched_index > raft_last_index(&c->raft)) { /* dropped: a snapshot is being stored */
+        c->matched_index = raft_last_index(&c->raft);
+    }
 }
 
 static void recv_hook(struct raft_io *inner, struct raft_message *message)
@@ -347,9 +425,14 @@ static void recv_hook(struct raft_io *inner, struct raft_message *message)
     }
     if (message->type == RAFT_IO_APPEND_ENTRIES && c->probation)
         note_leader_log(c, &message->append_entries);
+    if (message->type == RAFT_IO_APPEND_ENTRIES)
+        skip_compacted(c, &message->append_entries);
     if (message->type == RAFT_IO_APPEND_ENTRIES_RESULT && c->raft.state == RAFT_LEADER)
         clamp_match(c, &message->append_entries_result);
-    c->raft_recv(&c->outer, message);
+    if (message->type == RAFT_IO_APPEND_ENTRIES || message->type == RAFT_IO_INSTALL_SNAPSHOT)
+        recv_from_leader(c, message);
+    else
+        c->raft_recv(&c->outer, message);
     consensus_core_settle(c);
 }
 

@@ -22,6 +22,8 @@
  *        memory that differs from the one on disk).
  *   (C4) Every accepted proposal completes exactly once, outside the library.
  *   (C5) apply() sees version n+1 right after version n.
+ *   (C6) The library is shown no entry at or below its snapshot.
+ *   (C7) A voter acknowledges no entry that it has not compared with the leader of this term, or knows to be committed.
  */
 #ifndef ASHLAR_CONTROL_CONSENSUS_OPS_H
 #define ASHLAR_CONTROL_CONSENSUS_OPS_H
@@ -101,6 +103,11 @@ struct consensus {
     /* (C2) */
     bool probation;
     raft_index probation_target; /* 0 until a leader was heard */
+
+    /* (C7) */
+    raft_term matched_term;
+    raft_index matched_index; /* our log up to here is that of the leader of matched_term */
+    bool rejecting;           /* the message being received was refused */
 
     /* (C3) */
     int failed_rc;
