@@ -147,6 +147,7 @@ bool alloc_is_free(const struct alloc *alloc, uint32_t unit)
 /* A wholly free group below the watermark, next-fit. */
 static uint32_t find_group(struct alloc *alloc)
 {
+    assert(alloc->cursor_group > 0);
     uint32_t groups = alloc->watermark / GROUP_UNITS;
     if (!alloc->groups_free || groups <= 1)
         return RECORD_UNIT_NONE;
@@ -164,6 +165,7 @@ static uint32_t find_group(struct alloc *alloc)
 
 static uint32_t find_unit(struct alloc *alloc)
 {
+    assert(alloc->free_below <= alloc->free);
     if (!alloc->free_below)
         return RECORD_UNIT_NONE;
     uint32_t words = (alloc->watermark + 63) / 64;
@@ -207,6 +209,7 @@ uint32_t alloc_take(struct alloc *alloc, uint32_t wish, uint32_t slot)
 
 int alloc_reserve(struct alloc *alloc, uint32_t units)
 {
+    assert(alloc->held_back <= alloc->unit_count);
     assert(alloc->refs);
     uint64_t promised = (uint64_t)alloc->reserved + alloc->held_back + units;
     if (units && promised > (uint64_t)alloc->free + alloc->quarantined)

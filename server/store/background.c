@@ -15,6 +15,7 @@ static void clean_tick(struct env_timer *timer)
 {
     struct background *background = list_entry(timer, struct background, clean_timer);
     struct store *store = background->store;
+    assert(store->background == background);
     assert(store->opened);
     if (background->stopping || store->failed)
         return;
@@ -34,6 +35,7 @@ static void checkpoint_tick(struct env_timer *timer)
 {
     struct background *background = list_entry(timer, struct background, checkpoint_timer);
     struct store *store = background->store;
+    assert(store->background == background);
     assert(store->opened);
     if (background->stopping || store->failed)
         return;
@@ -95,6 +97,7 @@ bool background_idle(const struct store *store)
 void background_destroy(struct store *store)
 {
     struct background *background = store->background;
+    assert(background && background->stopping);
     assert(background_idle(store));
     drop_close_all(store);
     buf_unref(background->prewriter.buf);

@@ -112,6 +112,7 @@ void chunk_set_base(struct chunk *chunk, uint32_t unit, uint32_t base)
 /* R21: the block is valid from the record put in this settle class on. */
 void chunk_set_fresh(struct chunk *chunk, uint32_t block)
 {
+    assert(block < STORE_CHUNK_BLOCKS);
     struct store *store = chunk->shard->store;
     uint64_t seq = store->settle_seq;
     assert(seq > store->settled_seq);
@@ -169,6 +170,7 @@ void chunk_unref(struct store *store, struct unit_list *released, uint32_t unit)
 
 static void tidy_base(struct chunk *chunk, struct unit_list *released)
 {
+    assert(released);
     bool any = false;
     assert(chunk->base);
     for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++) {
@@ -195,6 +197,7 @@ static void tidy_base(struct chunk *chunk, struct unit_list *released)
 
 void chunk_tidy(struct chunk *chunk, struct unit_list *released)
 {
+    assert(chunk->shard->store);
     assert(released);
     if (chunk->base)
         tidy_base(chunk, released);
@@ -263,6 +266,7 @@ void chunk_put(struct chunk *chunk, struct kv_batch *batch, struct unit_list *re
 
 void chunk_put_sums(struct chunk *chunk, struct kv_batch *batch)
 {
+    assert(batch);
     assert(chunk->sums);
     assert(chunk->sums->loaded);
     uint8_t value[RECORD_SUMS_BYTES];

@@ -38,6 +38,8 @@ static void free_pools(struct store *store)
 static void store_destroy(struct store *store)
 {
     struct list_node *node;
+    assert(store->closing && store->close_ended);
+    assert(store->round.phase == ROUND_IDLE);
     assert(!store->piece_count && !store->puts_in_flight);
     for (uint32_t i = 0; i < store->wanted_count; i++)
         store->wanted[i]->wanted = false;
@@ -104,6 +106,7 @@ static bool any_suspect(const struct store *store)
 
 static void record_clean(struct store *store)
 {
+    assert(!store->failed && store->opened);
     struct kv_write *write = store_malloc(sizeof(*write));
     assert(!store->unsettled_puts);
     store->super.clean = true;
@@ -122,6 +125,8 @@ static void record_clean(struct store *store)
 
 static bool clean_work_left(struct store *store)
 {
+    assert(store->closing && store->close_clean);
+    assert(!store->piece_count);
     if (store->failed)
         return false;
     if (sums_checkpoint(store, UINT32_MAX) || store->puts_in_flight)
@@ -163,6 +168,7 @@ void store_close_advance(struct store *store)
 
 void store_close(struct store *store, bool clean, void (*cb)(void *arg), void *arg)
 {
+    assert(!store || store->background);
     assert(store && !store->closing);
     store->closing = true;
     store->close_clean = clean;

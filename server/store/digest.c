@@ -29,6 +29,7 @@ static void digest_end(struct env_task *task)
     struct store *store = run->store;
     struct store_digest *req = run->req;
     int rc = run->rc;
+    assert(req->impl == run);
     assert(store->background->digests > 0);
     store->background->digests--;
     buf_unref(run->buf);
@@ -59,6 +60,7 @@ static void unit_done(struct piece *piece)
 
 static void digest_unit(struct digest_run *run)
 {
+    assert(run->unit < STORE_CHUNK_UNITS && !run->rc);
     struct store_digest *req = run->req;
     struct piece *piece = piece_create(req->shard, PIECE_READ, req->chunk, run->unit * UNIT_BLOCKS,
                                        UNIT_BLOCKS);

@@ -55,6 +55,7 @@ static void again(struct drop *drop)
 static void page_deleted(struct kv_write *write, int rc)
 {
     struct drop *drop = write->owner;
+    assert(write == &drop->write);
     struct store *store = drop->store;
     assert(drop->busy && store->puts_in_flight > 0);
     store->puts_in_flight--;
@@ -72,6 +73,7 @@ static void page_deleted(struct kv_write *write, int rc)
 static void submit_page(struct drop *drop)
 {
     struct store *store = drop->store;
+    assert(!drop->shard); /* nobody reads it any more (I12) */
     assert(drop->busy);
     drop->write.cb = page_deleted;
     drop->write.owner = drop;
@@ -82,6 +84,7 @@ static void submit_page(struct drop *drop)
 
 static void delete_rest(struct drop *drop)
 {
+    assert(!drop->ending && !drop->released.count);
     assert(!drop->write.batch.count);
     for (uint32_t region = 0; region < SHARD_REGIONS; region++) {
         struct record_key key = record_key_mark(&drop->id, region);
@@ -121,6 +124,7 @@ static void delete_record(struct drop *drop, const uint8_t *key, uint32_t key_le
 static void page_scanned(struct kv_scan *scan, int rc)
 {
     struct drop *drop = scan->owner;
+    assert(!drop->shard && !drop->ending);
     struct store *store = drop->store;
     uint32_t cursor = 0, key_len, value_len;
     const uint8_t *key, *value;

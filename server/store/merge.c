@@ -58,6 +58,7 @@ void merge_start(struct piece *piece)
 static void write_unit(struct piece *piece)
 {
     const struct merge *merge = &piece->merges[piece->merge_at];
+    assert(alloc_refs(&piece->store->alloc, merge->taken) == 1); /* R22: one unit, one owner */
     uint8_t *data = piece->merge_buf->data;
     assert(piece->merge_phase == MERGE_READ);
     for (uint32_t i = 0; i < UNIT_BLOCKS; i++) {
@@ -76,6 +77,7 @@ static void switch_unit(struct piece *piece, const struct merge *merge)
     struct chunk *chunk = piece->chunk;
     uint32_t unit = merge->unit;
     uint32_t own = chunk->own[unit], base = chunk_base(chunk, unit);
+    assert(merge->taken != own && merge->taken != base);
     assert(own != UNIT_NONE && base != UNIT_NONE);
     chunk_unref(piece->store, &piece->released, own);
     chunk_unref(piece->store, &piece->released, base);
@@ -90,6 +92,7 @@ static void switch_unit(struct piece *piece, const struct merge *merge)
 
 static void flush_done(struct piece *piece)
 {
+    assert(piece->merge_phase == MERGE_FLUSH && !piece->merges_applied);
     assert(piece->merge_at == piece->merge_count);
     for (uint32_t i = 0; i < piece->merge_count; i++)
         switch_unit(piece, &piece->merges[i]);
@@ -102,6 +105,7 @@ static void flush_done(struct piece *piece)
 
 void merge_part_done(struct piece *piece)
 {
+    assert(piece->stage == PIECE_MERGE);
     assert(!piece->pending);
     if (piece->rc) {
         piece_finish(piece, piece->rc);

@@ -24,6 +24,7 @@ static void scan_next(struct opening *opening);
 static void opening_end(struct opening *opening, int rc)
 {
     struct store *store = opening->store;
+    assert(store->opening == opening);
     assert(rc <= 0);
     kv_get_free(&opening->get);
     kv_batch_free(&opening->scan.pairs);
@@ -68,6 +69,7 @@ static void flushed(struct drive_io *io, int rc)
 {
     struct opening *opening = list_entry(io, struct opening, io[0]);
     struct store *store = opening->store;
+    assert(io->op == DRIVE_FLUSH && !store->opened);
     if (rc) {
         opening_fail(opening, rc);
         return;
@@ -221,6 +223,7 @@ static int load_pair(struct opening *opening, const uint8_t *key, uint32_t key_l
 static void scan_done(struct kv_scan *scan, int rc)
 {
     struct opening *opening = scan->owner;
+    assert(scan == &opening->scan);
     uint32_t cursor = 0, key_len = 0, value_len;
     const uint8_t *key = NULL, *value;
     bool is_delete;
@@ -293,6 +296,7 @@ static void super_done(struct kv_get *get, int rc)
 
 static void get_super(struct opening *opening)
 {
+    assert(opening->store->alloc.refs);
     struct record_key key = record_key_super();
     assert(key.len <= KV_KEY_MAX);
     memcpy(opening->get.key, key.bytes, key.len);
@@ -316,6 +320,7 @@ static void repaired(struct drive_io *io, int rc)
 static void copies_read(struct opening *opening)
 {
     struct store *store = opening->store;
+    assert(!opening->io_pending);
     uint8_t *data = store->spare[0]->data;
     int rcs[SUPERBLOCK_COPIES], good = -1;
     for (uint32_t i = 0; i < SUPERBLOCK_COPIES; i++) {

@@ -24,6 +24,7 @@ static void written(struct drive_io *io, int rc)
 {
     struct prewriter *prewriter = list_entry(io, struct prewriter, io);
     struct store *store = list_entry(prewriter, struct background, prewriter)->store;
+    assert(io->offset == (uint64_t)store->alloc.watermark * STORE_UNIT_BYTES);
     assert(prewriter->busy);
     prewriter->busy = false;
     if (rc) {

@@ -55,6 +55,7 @@ static bool submit_runs(struct piece *piece)
 static void old_sums_done(struct kv_get *get, int rc)
 {
     struct piece *piece = get->owner;
+    assert(piece->stage == PIECE_DATA && piece->pending > 0);
     assert(piece->old);
     if (rc && rc != -ENOENT)
         store_fail(piece->store, rc);
@@ -98,6 +99,7 @@ static void old_map_done(struct kv_scan *scan, int rc)
 /* The first record from (chunk, inverted generation) on is the newest that the generation sees (records.h). */
 static void start_old(struct piece *piece)
 {
+    assert(piece->generation < piece->chunk->generation);
     struct old_read *old = store_malloc(sizeof(*old));
     assert(!piece->old);
     piece->old = old;
@@ -134,6 +136,7 @@ void read_start(struct piece *piece)
 
 int read_failed(struct piece *piece, const struct run *run)
 {
+    assert(run->count > 0 && run->piece == piece);
     assert(piece->kind == PIECE_READ || piece->stage == PIECE_MERGE);
     if (piece->kind != PIECE_READ)
         return -EIO;
@@ -152,6 +155,7 @@ int read_failed(struct piece *piece, const struct run *run)
 static void report_damage(struct piece *piece, uint32_t index)
 {
     struct store *store = piece->store;
+    assert(piece->kind == PIECE_READ);
     assert(index < piece->count);
     store->stats.blocks_damaged++;
     if (piece->rc != -EILSEQ) {
@@ -174,6 +178,8 @@ static bool may_adopt(const struct piece *piece)
 
 static void verify_block(struct piece *piece, uint32_t index)
 {
+    assert(index < piece->count);
+    assert(piece->first + index < STORE_CHUNK_BLOCKS);
     const uint8_t *data = piece->data + (size_t)index * STORE_BLOCK_BYTES;
     uint32_t block = piece->first + index;
     if (!(piece->valid[index / 64] >> (index % 64) & 1)) {
@@ -204,6 +210,7 @@ static void verify_block(struct piece *piece, uint32_t index)
 
 void read_verify(struct piece *piece)
 {
+    assert(piece->rc || !piece->sums || piece->sums->loaded);
     assert(!piece->pending);
     assert(piece->stage == PIECE_DATA);
     if (!piece->rc)

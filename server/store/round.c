@@ -118,6 +118,7 @@ static void end_round(struct store *store, int rc)
 static void write_done(struct kv_write *write, int rc)
 {
     struct store *store = list_entry(write, struct store, round.write);
+    assert(write->sync);
     assert(store->round.phase == ROUND_KV);
     if (rc)
         store_fail(store, rc);
@@ -127,6 +128,7 @@ static void write_done(struct kv_write *write, int rc)
 static void round_write(struct store *store)
 {
     struct round *round = &store->round;
+    assert(!store->failed && !round->frees.count);
     assert(round->phase == ROUND_DRIVE);
     round->phase = ROUND_KV;
     kv_batch_reset(&round->write.batch);
@@ -146,6 +148,7 @@ static void round_write(struct store *store)
 static void flush_done(struct drive_io *io, int rc)
 {
     struct store *store = list_entry(io, struct store, round.flush);
+    assert(io->op == DRIVE_FLUSH);
     assert(store->round.phase == ROUND_DRIVE);
     if (rc)
         store_fail(store, rc);
@@ -154,6 +157,7 @@ static void flush_done(struct drive_io *io, int rc)
         return;
     }
     store->flushed_seq = store->round.flush_seq;
+    assert(store->flushed_seq <= store->write_seq);
     round_write(store);
 }
 
@@ -170,6 +174,7 @@ static void round_start(struct env_task *task)
 {
     struct store *store = list_entry(task, struct store, round.task);
     struct round *round = &store->round;
+    assert(!round->mark_count && !round->clean_count); /* one round at a time */
     assert(round->phase == ROUND_DUE);
     round->phase = ROUND_DRIVE;
     if (store->failed) {
@@ -227,6 +232,7 @@ void round_drain(struct store *store)
 void round_close(struct store *store)
 {
     struct round *round = &store->round;
+    assert(list_empty(&round->flushes) && list_empty(&round->restamps));
     assert(round->phase == ROUND_IDLE || round->phase == ROUND_DUE);
     kv_batch_free(&round->write.batch);
     unit_list_close(&round->frees);

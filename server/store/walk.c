@@ -27,6 +27,7 @@ static bool is_verifier(const struct walker *walker)
 static bool may_run(struct walker *walker)
 {
     struct store *store = walker->store;
+    assert(store->opened);
     assert(!walker->busy);
     if (store->background->stopping || store->failed)
         return false;
@@ -37,6 +38,7 @@ static bool may_run(struct walker *walker)
 
 static void sleep_for(struct walker *walker, uint64_t ns)
 {
+    assert(ns > 0 && !walker->busy);
     assert(!walker->timer.armed);
     env_timer_start(walker->store->env, &walker->timer, ns,
                     is_verifier(walker) ? verify_step : scrub_step);
@@ -46,6 +48,7 @@ static void read_done(struct piece *piece)
 {
     struct walker *walker = piece->owner;
     struct store *store = walker->store;
+    assert(walker->unit < STORE_CHUNK_UNITS && piece->count == UNIT_BLOCKS);
     assert(walker->busy);
     walker->busy = false;
     uint64_t rate = is_verifier(walker) ? VERIFY_BYTES_PER_S : store->config.scrub_bytes_per_s;
@@ -63,6 +66,7 @@ static void read_done(struct piece *piece)
 
 static void read_unit(struct walker *walker, struct store_shard *shard)
 {
+    assert(walker->buf && !walker->busy);
     assert(walker->unit < STORE_CHUNK_UNITS);
     struct piece *piece = piece_create(shard, PIECE_READ, walker->chunk, walker->unit * UNIT_BLOCKS,
                                        UNIT_BLOCKS);
@@ -103,6 +107,7 @@ static void verify_step(struct env_timer *timer)
 {
     struct walker *walker = list_entry(timer, struct walker, timer);
     struct mark *mark;
+    assert(is_verifier(walker));
     if (!may_run(walker))
         return;
     if (!walker->buf) {
@@ -165,6 +170,7 @@ static struct store_shard *scrub_shard(struct walker *walker)
 static void pass_ends(struct walker *walker)
 {
     struct store *store = walker->store;
+    assert(!is_verifier(walker));
     store->stats.scrub_passes++;
     store->stats.scrub_position = 0;
     memset(&walker->shard, 0, sizeof(walker->shard));
@@ -178,6 +184,7 @@ static void scrub_step(struct env_timer *timer)
     struct walker *walker = list_entry(timer, struct walker, timer);
     struct store *store = walker->store;
     struct store_shard *shard;
+    assert(!is_verifier(walker) && store->config.scrub_bytes_per_s);
     if (!may_run(walker))
         return;
     if (!walker->buf) {
@@ -185,6 +192,7 @@ static void scrub_step(struct env_timer *timer)
         return;
     }
     while ((shard = scrub_shard(walker))) {
+        assert(walker->chunk <= STORE_SHARD_CHUNKS);
         if (!id_equal(&shard->id, &walker->shard)) {
             walker->shard = shard->id;
             walker->chunk = walker->unit = 0;

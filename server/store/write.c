@@ -74,6 +74,7 @@ uint32_t store_units_needed(struct store_shard *shard, uint32_t generation, uint
 
 void write_start(struct piece *piece)
 {
+    assert(piece->stage == PIECE_QUEUED || piece->stage == PIECE_MARK);
     assert(piece->kind == PIECE_WRITE);
     if (piece->stage == PIECE_QUEUED)
         piece_move(piece, PIECE_MARK);
@@ -309,6 +310,7 @@ static void put_done(struct kv_write *write, int rc)
 {
     struct piece *piece = write->owner;
     struct store *store = piece->store;
+    assert(write == &piece->put && piece->pending > 0);
     assert(store->puts_in_flight > 0);
     store->puts_in_flight--;
     if (rc)
@@ -330,6 +332,7 @@ static void submit_batch(struct piece *piece)
 
 void write_submit_put(struct piece *piece, bool with_sums)
 {
+    assert(!piece->pending); /* R21: after the data write */
     assert(piece->chunk);
     piece_move(piece, PIECE_PUT);
     kv_batch_reset(&piece->put.batch);

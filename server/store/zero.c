@@ -20,6 +20,7 @@ static bool unit_whole(const struct piece *piece, uint32_t unit)
 
 bool zero_is_noop(const struct piece *piece)
 {
+    assert(piece->count > 0);
     const struct chunk *chunk = chunk_get(piece->shard, piece->chunk_index);
     assert(piece->kind == PIECE_ZERO);
     if (!chunk)
@@ -69,6 +70,7 @@ void zero_start(struct piece *piece)
 static void release_unit(struct piece *piece, uint32_t unit)
 {
     struct chunk *chunk = piece->chunk;
+    assert(piece->generation == chunk->generation);
     uint32_t own = chunk->own[unit], base = chunk_base(chunk, unit);
     bool keep = piece->flags & STORE_IO_NO_HOLE && own != UNIT_NONE &&
                 alloc_refs(&piece->store->alloc, own) == 1;
