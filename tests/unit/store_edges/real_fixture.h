@@ -13,7 +13,7 @@
 
 #define FILE_BYTES (256u << 20)
 #define SHARD_BYTES (128ull << 20)
-#define SLOTS 800u /* blocks written to, spread over the shard */
+#define SLOTS 400u /* blocks written to, spread over the shard */
 
 struct real {
     struct edges edges; /* its loop */

@@ -22,17 +22,17 @@ static void clean_stop_keeps_everything(void **state)
     real_format(&edges, directory);
     assert_int_equal(real_open(&real, directory), 0);
     struct buf *buf = buf_alloc(real.pool, STORE_BLOCK_BYTES);
-    for (uint32_t i = 0; i < 500; i++) {
+    for (uint32_t i = 0; i < 400; i++) {
         real_slot_content(i, buf->data);
         assert_int_equal(real_io(&real, STORE_WRITE, real_slot_offset(i), buf, i + 1), 0);
     }
     buf_unref(buf);
     assert_int_equal(real_flush(&real), 0);
-    real_check_slots(&real, 500);
+    real_check_slots(&real, 400);
     real_close(&real);
     assert_int_equal(real_open(&real, directory), 0);
     assert_int_equal(store_last_stop(real.store), STORE_STOP_CLEAN);
-    real_check_slots(&real, 500);
+    real_check_slots(&real, 400);
     real_close(&real);
     edges_close(&edges);
 }
@@ -45,7 +45,7 @@ static void killed_daemon_loses_no_answered_write(void **state)
     (void)state;
     edges_init(&edges);
     real_format(&edges, directory);
-    uint32_t answered = real_kill_writer(directory, 1200); /* first writes, then overwrites */
+    uint32_t answered = real_kill_writer(directory, SLOTS + 200); /* first writes, then overwrites */
     assert_int_equal(real_open(&real, directory), 0);
     assert_int_equal(store_last_stop(real.store), STORE_STOP_SAME_BOOT);
     real_check_slots(&real, answered);
