@@ -16,6 +16,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "client/edge.h"
@@ -27,7 +29,8 @@
 struct ashlar_cluster {
     pthread_t thread;
     uv_loop_t loop;
-    uv_async_t wake;
+    int wake_fd; /* eventfd: uv_async_t spins when the loop is awake before the sender is back from its write */
+    uv_poll_t wake;
     struct env *env;
     struct buf_pool *pool;
     struct transport *transport;
@@ -45,13 +48,19 @@ void edge_post(struct ashlar_cluster *cluster, struct edge_call *call)
         call->next = head;
     } while (!atomic_compare_exchange_weak_explicit(&cluster->inbox, &head, call, memory_order_release,
                                                     memory_order_relaxed));
-    if (!head)
-        (void)uv_async_send(&cluster->wake); /* fails only on a closing handle: ashlar_disconnect excludes that */
+    uint64_t one = 1;
+    if (!head && write(cluster->wake_fd, &one, sizeof(one)) < 0)
+        assert(errno == EAGAIN); /* the counter is full: it is readable */
 }
 
-static void run_inbox(uv_async_t *handle)
+static void run_inbox(uv_poll_t *handle, int status, int events)
 {
     struct ashlar_cluster *cluster = handle->data;
+    uint64_t count;
+    (void)status;
+    (void)events;
+    if (read(cluster->wake_fd, &count, sizeof(count)) < 0)
+        assert(errno == EAGAIN || errno == EINTR);
     struct edge_call *newest = atomic_exchange_explicit(&cluster->inbox, NULL, memory_order_acquire), *first = NULL;
     while (newest) { /* into the order of posting */
         struct edge_call *next = newest->next;
@@ -126,10 +135,14 @@ static int open_loop(struct ashlar_cluster *cluster)
     int rc = uv_loop_init(&cluster->loop);
     if (rc < 0)
         return rc;
-    rc = uv_async_init(&cluster->loop, &cluster->wake, run_inbox);
+    cluster->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    rc = cluster->wake_fd < 0 ? -errno : uv_poll_init(&cluster->loop, &cluster->wake, cluster->wake_fd);
     if (rc < 0)
         goto err_after_loop;
     cluster->wake.data = cluster;
+    rc = uv_poll_start(&cluster->wake, UV_READABLE, run_inbox);
+    if (rc < 0)
+        goto err_after_wake;
     rc = env_uv_create(&cluster->loop, /* seed= */ 0, &cluster->env);
     if (rc < 0)
         goto err_after_wake;
@@ -148,6 +161,8 @@ err_after_wake:
     (void)uv_run(&cluster->loop, UV_RUN_DEFAULT);
 err_after_loop:
     (void)uv_loop_close(&cluster->loop);
+    if (cluster->wake_fd >= 0)
+        (void)close(cluster->wake_fd);
     assert(rc < 0);
     return rc;
 }
@@ -156,6 +171,7 @@ static void close_loop(struct ashlar_cluster *cluster)
 {
     int rc = uv_loop_close(&cluster->loop);
     assert(rc == 0);
+    (void)close(cluster->wake_fd);
     buf_pool_destroy(cluster->pool);
     free(cluster);
 }
