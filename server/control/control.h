@@ -103,7 +103,8 @@ int control_create(const struct control_config *config, struct control **ret_con
 int control_start(struct control *control); /* listens; everything else follows from timers. -errno of listen */
 /* Closes links and listeners and ends every request with -ESHUTDOWN; cb when no callback can come any more. */
 void control_stop(struct control *control, void (*cb)(void *arg), void *arg);
-void control_destroy(struct control *control); /* after control_stop's cb, or of a crashed node; accepts NULL */
+/* After control_stop's cb, and after the log has ended every request of this core; or of a crashed node. Accepts NULL. */
+void control_destroy(struct control *control);
 
 /* The data thread's side of the bridge: to be called on the control thread (the daemon's mailbox forwards to it). Callbacks come
  * on the control thread, from a later turn. */

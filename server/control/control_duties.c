@@ -18,54 +18,48 @@
 #include "server/control/control_state.h"
 
 #define DUTIES_PERIOD_NS ENV_MS(500)
-
-struct duty {
-    struct control *control;
-    struct control_log_req req;
-    uint32_t down_node; /* NODE_DOWN: so that it may be proposed again */
-    uint64_t down_incarnation;
-};
+#define DUTY_BYTES_MAX 256u /* none of these entries has lists or texts */
 
 static void duty_done(struct control_log_req *req, int rc)
 {
-    assert(req != NULL);
-    struct duty *duty = req->owner;
+    struct control_duty *duty = req->owner;
     struct control *c = duty->control;
+    assert(duty->busy);
     assert(c->duties_pending > 0);
+    duty->busy = false;
     c->duties_pending--;
     for (uint32_t i = 0; i < c->watch_count && rc < 0; i++) {
         if (c->watches[i].node == duty->down_node && c->watches[i].down_proposed == duty->down_incarnation)
             c->watches[i].down_proposed = 0;
     }
-    free(duty);
     control_wake(c);
 }
 
 int control_duty_propose(struct control *c, const struct map_entry *entry)
 {
     struct control_log *log = c->config.log;
-    uint8_t *bytes = malloc(MAP_ENTRY_BYTES_MAX);
-    struct duty *duty = calloc(1, sizeof *duty);
+    struct control_duty *duty = NULL;
+    uint8_t bytes[DUTY_BYTES_MAX];
     assert(c->leading);
-    int rc = bytes && duty ? 0 : -ENOMEM;
-    if (rc == 0 && c->duties_pending >= CONTROL_DUTIES_MAX)
-        rc = -EBUSY;
-    if (rc == 0)
-        rc = map_entry_encode(entry, bytes, MAP_ENTRY_BYTES_MAX);
+    assert(entry->weight_count == 0 && entry->active_count == 0);
+    for (uint32_t i = 0; i < CONTROL_DUTIES_MAX && !duty; i++)
+        duty = c->duties[i].busy ? NULL : &c->duties[i];
+    if (!duty)
+        return -EBUSY;
+    int rc = map_entry_encode(entry, bytes, sizeof bytes);
     if (rc > 0) {
+        memset(duty, 0, sizeof *duty);
         duty->control = c;
         duty->req.owner = duty;
         duty->down_node = entry->kind == MAP_ENTRY_NODE_DOWN ? entry->node : 0;
         duty->down_incarnation = entry->incarnation;
         rc = log->ops->propose(log, bytes, (size_t)rc, &duty->req, duty_done);
     }
-    free(bytes);
-    if (rc < 0) {
-        free(duty);
+    if (rc < 0)
         return rc;
-    }
+    duty->busy = true;
     c->duties_pending++;
-    assert(rc == 0);
+    assert(c->duties_pending <= CONTROL_DUTIES_MAX);
     return 0;
 }
 

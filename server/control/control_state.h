@@ -19,10 +19,11 @@
 #define CONTROL_HASHES_KEPT 16u
 #define CONTROL_SNAPSHOT_BYTES_MAX (64u << 20) /* of a map, from the wire */
 #define CONTROL_PIECE_BYTES (128u * 1024u)     /* of a snapshot, a frame */
-#define CONTROL_SLEPT_BEATS 3u /* a tick that is late by more heartbeats than this: the process or the host stood still */
+#define CONTROL_SLEPT_BEATS \
+    3u /* a tick that is late by more heartbeats than this: the process or the host stood still */
 #define CONTROL_RESEND_NS ENV_MS(300)
 #define CONTROL_RECONNECT_NS ENV_MS(100)
-#define CONTROL_HELLO_NS ENV_MS(5000)  /* to say hello in */
+#define CONTROL_HELLO_NS ENV_MS(5000)   /* to say hello in */
 #define CONTROL_REFUSED_NS ENV_MS(1000) /* to read a refusal in */
 #define CONTROL_PROBE_NS ENV_MS(1000)
 #define CONTROL_STATS_NS ENV_MS(1000)
@@ -64,7 +65,7 @@ struct control_conn {
     struct list_node node_link;
     struct link *link;
     uint64_t id;
-    uint32_t role; /* enum hello_role, 0: no hello yet, or a refused one */
+    uint32_t role;           /* enum hello_role, 0: no hello yet, or a refused one */
     uint64_t hello_until_ns; /* closed then if it still has no role */
     uint32_t node;
     uint64_t incarnation, connection;
@@ -136,6 +137,15 @@ struct control_submission {
     uint64_t members_version; /* the node set below is of this map version */
     uint32_t member_count;
     uint32_t members[MAP_NODES_MAX];
+};
+
+#define CONTROL_DUTIES_MAX 64u /* own proposals of the leader in the log at once */
+struct control_duty {
+    struct control *control;
+    struct control_log_req req;
+    bool busy;
+    uint32_t down_node; /* NODE_DOWN: so that it may be proposed again */
+    uint64_t down_incarnation;
 };
 
 struct control_kept { /* one applied entry */
@@ -224,7 +234,8 @@ struct control {
     } round;
     uint64_t duties_after_ns, duties_version, headless_since_ns, node_change_ns;
     uint64_t liveness_version; /* watches are of this map version */
-    uint32_t duties_pending;   /* own proposals in the log */
+    struct control_duty duties[CONTROL_DUTIES_MAX];
+    uint32_t duties_pending; /* of them busy */
     bool transferred;
     uint64_t transferred_ns;
 
@@ -294,7 +305,8 @@ void control_lease_ping(struct control_conn *conn, const struct wire_header *req
 /* ---- control_liveness.c: leading starts and ends; silence and probes ---- */
 void control_liveness_role(struct control *c);
 void control_liveness_tick(struct control *c);
-void control_liveness_slept(struct control *c); /* this thread stood still for long: what others said meanwhile is unread */
+void control_liveness_slept(
+    struct control *c); /* this thread stood still for long: what others said meanwhile is unread */
 void control_liveness_suspect(struct control *c, uint32_t node);
 struct control_watch *control_watch_get(struct control *c, uint32_t node); /* made on demand; NULL: too many */
 void control_liveness_map(struct control *c);                              /* after entries: watches follow the map */
@@ -304,7 +316,6 @@ uint64_t control_lease_bound(const struct control *c,
 
 /* ---- control_duties.c, control_heal.c: what the leader proposes by itself. Such an entry is proposed once: another leader
  * decides anew (a retried NODE_DOWN could hit a node that holds a lease of the new leader). ---- */
-#define CONTROL_DUTIES_MAX 64u /* in the log at once */
 int control_duty_propose(struct control *c, const struct map_entry *entry);
 void control_duties_tick(struct control *c);
 void control_heal(struct control *c);
