@@ -63,6 +63,7 @@ struct data_thread {
     struct log_limiter refused_limiter;
     /* data_tell.c */
     struct env_timer alive_timer;
+    uint64_t late_ns_max; /* of that timer since the last statistics: how long a turn of the loop kept it waiting */
     /* data_stop.c */
     struct env_timer stop_timer;
     int stop_rc;

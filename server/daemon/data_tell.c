@@ -29,6 +29,9 @@ static void alive(struct env_timer *timer)
     assert(d->control);
     if (d->state == DATA_ENDED)
         return;
+    uint64_t now_ns = env_now_ns(d->env);
+    if (now_ns > timer->deadline_ns && now_ns - timer->deadline_ns > d->late_ns_max)
+        d->late_ns_max = now_ns - timer->deadline_ns;
     d->control->ops->alive(d->control, oldest_io_ns(d));
     env_timer_start(d->env, &d->alive_timer, DATA_ALIVE_NS, alive);
 }
@@ -147,6 +150,8 @@ void data_tell_stats(struct data_thread *d)
     assert(d->state != DATA_OPENING || !d->store);
     stats->release = release;
     stats->taken_ns = env_now_ns(d->env);
+    stats->turn_ns_max = d->late_ns_max;
+    d->late_ns_max = 0;
     if (d->store)
         take_store_stats(d, stats);
     if (d->state == DATA_SERVING) {
