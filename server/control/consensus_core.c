@@ -110,6 +110,7 @@ static void tune_raft(struct consensus *c, const struct consensus_config *config
     raft_set_snapshot_threshold(&c->raft, threshold ? threshold : CONSENSUS_SNAPSHOT_THRESHOLD);
     /* Never 0: that is how an installed snapshot is told from our own. */
     raft_set_snapshot_trailing(&c->raft, trailing ? trailing : CONSENSUS_SNAPSHOT_TRAILING);
+    raft_set_install_snapshot_timeout(&c->raft, CONSENSUS_INSTALL_SNAPSHOT_MS);
     raft_set_pre_vote(&c->raft, true); /* R23 */
     assert(c->raft.pre_vote);
 }

@@ -23,6 +23,7 @@
  *  - Probation (C2): RequestVote is dropped in both directions.
  *  - A leader that lost a connection starts again behind what it knows of us, perhaps before our snapshot. libraft takes
  *    entries that it has dropped since for new ones and appends them at the end of its log: they are skipped here (C6).
+ *  - A follower whose log write ends after it lost its leader answers it all the same: to nobody. Dropped here.
  *  - A follower of libraft answers every heartbeat with the end of its log, though only what the leader sent was compared:
  *    the uncommitted tail of a former leader would count as a copy of other entries. Answers are clamped to what was (C7).
  */
@@ -175,6 +176,8 @@ static int outer_send(struct raft_io *io, struct raft_io_send *req, const struct
     struct consensus *c = of_outer(io);
     assert(message->server_id != c->id);
     if (c->failed_rc != 0) /* (C3) */
+        return RAFT_NOCONNECTION;
+    if (consensus_peer_find(c, message->server_id) == NULL) /* id 0, address NULL: the leader is gone, see the head comment */
         return RAFT_NOCONNECTION;
     if (message->type == RAFT_IO_REQUEST_VOTE && !may_stand(c)) {
         c->stats.votes_withheld++;
