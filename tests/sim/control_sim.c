@@ -295,4 +295,9 @@ void control_sim_stats(const struct control_sim *sim, struct control_sim_stats *
 {
     assert(ret_stats);
     *ret_stats = sim->stats;
+    for (uint32_t i = 0; i < sim->config.voter_count; i++) {
+        struct raft_sim_disk_stats disk;
+        raft_sim_disk_stats(sim->nodes[sim->config.voters[i]].disk, &disk);
+        ret_stats->installs_cut += disk.installs_cut;
+    }
 }

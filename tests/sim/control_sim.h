@@ -82,14 +82,15 @@ struct control_sim_attach {
 void control_sim_attach(struct control_sim *sim, struct control_sim_attach *req);
 
 struct control_sim_stats {
-    uint64_t entries;    /* applied at least once */
-    uint64_t leaders;    /* times a core began to lead */
-    uint64_t deposed;    /* cores declared down while alive */
-    uint64_t log_failed; /* logs that ended because of their disk */
-    uint64_t compared;   /* comparisons of map hashes */
-    uint64_t leases;     /* given to data sides */
-    uint64_t grants;     /* sessions granted */
-    uint64_t broken;     /* rules */
+    uint64_t entries;      /* applied at least once */
+    uint64_t leaders;      /* times a core began to lead */
+    uint64_t deposed;      /* cores declared down while alive */
+    uint64_t log_failed;   /* logs that ended because of their disk */
+    uint64_t compared;     /* comparisons of map hashes */
+    uint64_t leases;       /* given to data sides */
+    uint64_t grants;       /* sessions granted */
+    uint64_t installs_cut; /* as in raft_sim.h */
+    uint64_t broken;       /* rules */
 };
 void control_sim_stats(const struct control_sim *sim, struct control_sim_stats *ret_stats);
 

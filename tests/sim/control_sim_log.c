@@ -28,30 +28,22 @@ static struct consensus *consensus_of(struct control_log *log)
 
 /* ---- the core's side ---- */
 
-struct pending { /* inside control_log_req.impl */
-    struct consensus_propose_req inner;
-    struct control_life *life;
-};
-
 static void proposed(struct consensus_propose_req *inner, int rc, uint64_t version)
 {
-    struct pending *pending = list_entry(inner, struct pending, inner);
     struct control_log_req *req = inner->data;
     assert(rc == 0 || (rc == -EINPROGRESS && version == 0));
-    if (!pending->life->dying)
-        req->cb(req, rc);
+    req->cb(req, rc); /* of a crashed node: the core frees what it holds, and nothing leaves it any more */
 }
 
 static int log_propose(struct control_log *log, const void *bytes, size_t len, struct control_log_req *req,
                        control_log_cb cb)
 {
-    struct pending *pending = (struct pending *)(void *)req->impl;
-    _Static_assert(sizeof(*pending) <= sizeof(req->impl), "a proposal fits into the core's request");
+    struct consensus_propose_req *inner = (struct consensus_propose_req *)(void *)req->impl;
+    _Static_assert(sizeof(*inner) <= sizeof(req->impl), "a proposal fits into the core's request");
     req->cb = cb;
-    pending->inner.data = req;
-    pending->life = of_log(log);
+    inner->data = req;
     assert(cb && len > 0);
-    return consensus_propose(consensus_of(log), bytes, len, &pending->inner, proposed);
+    return consensus_propose(consensus_of(log), bytes, len, inner, proposed);
 }
 
 static bool log_is_leader(struct control_log *log)

@@ -99,7 +99,8 @@ static void run_later(struct env_task *task)
         struct raft_sim_send *send = list_entry(node, struct raft_sim_send, node);
         struct raft_sim_send copy = *send;
         free(send);
-        copy.cb(copy.req, copy.status);
+        if (copy.cb) /* raft_transfer() wants none */
+            copy.cb(copy.req, copy.status);
     }
     while (!raft->closed && (node = list_pop_front(&raft->gets)) != NULL) {
         struct raft_sim_get *get = list_entry(node, struct raft_sim_get, node);
@@ -183,7 +184,8 @@ static void finish_close(struct raft_sim *raft)
     raft_sim_disk_detach(raft->config.disk);
     while ((node = list_pop_front(&raft->sends)) != NULL) {
         struct raft_sim_send *send = list_entry(node, struct raft_sim_send, node);
-        send->cb(send->req, RAFT_CANCELED);
+        if (send->cb)
+            send->cb(send->req, RAFT_CANCELED);
         free(send);
     }
     while ((node = list_pop_front(&raft->gets)) != NULL) {

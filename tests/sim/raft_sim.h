@@ -39,6 +39,7 @@ bool raft_sim_disk_empty(const struct raft_sim_disk *disk);     /* never bootstr
 struct raft_sim_disk_stats {
     uint64_t writes, slow, failed, lost, kept; /* lost, kept: in flight at a crash */
     uint64_t truncations, snapshots, installs;
+    uint64_t installs_cut; /* failed or cancelled: libraft leaks 16 bytes for each */
     uint64_t term, first_index, last_index;
 };
 void raft_sim_disk_stats(const struct raft_sim_disk *disk, struct raft_sim_disk_stats *ret_stats);

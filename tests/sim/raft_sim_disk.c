@@ -37,6 +37,7 @@ enum op_kind { OP_APPEND, OP_TRUNCATE, OP_INSTALL };
 
 struct op {
     struct list_node node;
+    struct raft_sim_disk *disk; /* of a leader's snapshot only */
     enum op_kind kind;
     uint64_t due_ns;
     raft_index index; /* truncate */
@@ -203,6 +204,8 @@ static void call_back(struct op *op, int status)
 {
     struct op copy = *op;
     assert(!list_linked(&op->node));
+    if (op->kind == OP_INSTALL && op->disk && status != 0)
+        op->disk->stats.installs_cut++;
     op_free(op);
     if (copy.append_cb)
         copy.append_cb(copy.append, status);
@@ -341,6 +344,7 @@ int raft_sim_disk_put(struct raft_sim_disk *disk, unsigned trailing, struct raft
     op->put = req;
     op->put_cb = cb;
     if (trailing == 0) {
+        op->disk = disk;
         op_push(disk, op);
         return 0;
     }

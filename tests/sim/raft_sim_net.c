@@ -13,8 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/log.h"
 #include "tests/sim/raft_sim_internal.h"
 #include "tests/sim/transport_sim_internal.h"
+
+#define LOG_MODULE "raft"
 
 #define PATIENCE_MS 3000u /* consensus_tcp: TCP_USER_TIMEOUT */
 #define STALL_MS 20u      /* how soon a stalled or refused channel is tried again */
@@ -114,6 +117,40 @@ static void message_free(struct raft_message *message)
     }
 }
 
+static void describe(const char *what, int from, int to, const struct raft_message *m)
+{
+    static const char *const names[] = {"?",           "append",   "append_result", "vote",
+                                        "vote_result", "snapshot", "timeout_now"};
+    unsigned long long a = 0, b = 0, c = 0, d = 0;
+    assert(m->type <= RAFT_IO_TIMEOUT_NOW);
+    switch (m->type) {
+    case RAFT_IO_APPEND_ENTRIES:
+        a = m->append_entries.prev_log_index;
+        b = m->append_entries.prev_log_term;
+        c = m->append_entries.n_entries;
+        d = m->append_entries.leader_commit;
+        break;
+    case RAFT_IO_APPEND_ENTRIES_RESULT:
+        a = m->append_entries_result.rejected;
+        b = m->append_entries_result.last_log_index;
+        break;
+    case RAFT_IO_REQUEST_VOTE:
+        a = m->request_vote.last_log_index;
+        b = m->request_vote.last_log_term;
+        c = m->request_vote.pre_vote;
+        break;
+    case RAFT_IO_REQUEST_VOTE_RESULT: a = m->request_vote_result.vote_granted; break;
+    case RAFT_IO_INSTALL_SNAPSHOT:
+        a = m->install_snapshot.last_index;
+        b = m->install_snapshot.last_term;
+        break;
+    default: break;
+    }
+    /* The term is the first field of each. */
+    log_trace("%s %d->%d %s term=%llu %llu %llu %llu %llu", what, from, to, names[m->type], m->append_entries.term, a,
+              b, c, d);
+}
+
 /* ---- channels ---- */
 
 static void drop(struct channel *channel, struct list_node *node)
@@ -204,6 +241,7 @@ static void arrived(struct world_event *event)
     expect(channel, 0);
     message.server_id = (raft_id)channel->from;
     message.server_address = net->address[channel->from];
+    describe("got", channel->from, channel->to, &message);
     world_trace(net->world, 210 + message.type, (uint64_t)channel->from, (uint64_t)channel->to);
     raft_sim_receive(net->voters[channel->to], &message);
 }
@@ -229,6 +267,7 @@ int raft_sim_net_send(struct raft_sim_net *net, int from, const struct raft_mess
     assert(message->server_id > 0 && message->server_id < WORLD_NODES_MAX);
     struct channel *channel = channel_of(net, from, (int)message->server_id);
     net->stats.sent++;
+    describe("sent", from, channel->to, message);
     if (net->reset_per_million && world_random_below(net->world, 1000000) < net->reset_per_million) {
         keep_last(channel, 0);
         return RAFT_NOCONNECTION;

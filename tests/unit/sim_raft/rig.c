@@ -59,7 +59,8 @@ static void log_line_taken(void *arg, enum log_level level, const char *module, 
 void rig_log_start(void)
 {
     log_set_hook(log_line_taken, NULL);
-    log_init(getenv("ASHLAR_SIM_TRACE") ? LOG_DEBUG : LOG_ERROR, NULL);
+    const char *trace = getenv("ASHLAR_SIM_TRACE");
+    log_init(!trace ? LOG_ERROR : trace[0] == '2' ? LOG_TRACE : LOG_DEBUG, NULL);
 }
 
 void rig_fail(struct rig *rig, const char *format, ...)
@@ -461,13 +462,18 @@ void rig_set_up(struct rig *rig)
     }
 }
 
-void rig_destroy(struct rig *rig)
+void rig_stop(struct rig *rig)
 {
     for (int i = 1; i <= rig->config.nodes; i++) {
         world_cancel(rig->world, &rig->stubs[i].start_event);
         if (rig->stubs[i].life)
             stub_crash(&rig->stubs[i], WORLD_CRASH_PROCESS);
     }
+}
+
+void rig_destroy(struct rig *rig)
+{
+    rig_stop(rig);
     rig_work(rig, false);
     world_cancel(rig->world, &rig->fault_event);
     while (rig->heals) {

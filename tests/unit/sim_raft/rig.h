@@ -58,8 +58,10 @@ struct rig {
     uint64_t session_opens[RIG_VOLUMES];
 };
 
-void rig_log_start(void); /* ASHLAR_SIM_TRACE=1 in the environment: every line, with virtual time, to stderr */
+void rig_log_start(
+    void); /* ASHLAR_SIM_TRACE=1 in the environment: every line, with virtual time, to stderr; 2: every Raft message, too */
 struct rig *rig_create(const struct rig_config *config);
+void rig_stop(struct rig *rig); /* every process dies */
 void rig_destroy(struct rig *rig);
 __attribute__((format(printf, 2, 3))) void rig_fail(struct rig *rig, const char *format, ...);
 void rig_start(struct rig *rig, int node);
