@@ -214,7 +214,10 @@ void store_restamp(struct store_restamp *req)
     }
     req->link.next = req->link.prev = NULL;
     list_push_back(&shard->store->restamps, &req->link);
-    round_kick(shard->store);
+    if (shard->store->failed)
+        store_fail_waiters(shard->store);
+    else
+        round_kick(shard->store);
 }
 
 void store_committed(struct store_shard *shard, uint64_t epoch, uint64_t commit_n)

@@ -382,6 +382,10 @@ bool generation_switch(struct piece *piece)
     kv_batch_reset(&piece->put.batch);
     if (piece->sums->dirty)
         chunk_put_sums(chunk, &piece->put.batch); /* of the generation that ends */
+    if (!chunk->generation && chunk_empty(chunk)) { /* a bare mod_epoch that no snapshot shares moves with it */
+        struct record_key key = record_key_chunk(RECORD_MAP, &piece->shard->id, chunk->index, 0);
+        kv_batch_delete(&piece->put.batch, key.bytes, key.len);
+    }
     chunk->generation = piece->generation;
     chunk_put(chunk, &piece->put.batch, &piece->released);
     chunk_put_sums(chunk, &piece->put.batch);

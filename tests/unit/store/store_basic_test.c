@@ -227,6 +227,58 @@ static void unreadable_block_is_told_apart_from_its_neighbours(void **state)
     fixture_destroy(&f);
 }
 
+struct answer {
+    bool done;
+    int rc;
+};
+
+static void restamped(struct store_restamp *req, int rc)
+{
+    *(struct answer *)req->owner = (struct answer){.done = true, .rc = rc};
+}
+
+static void digested(struct store_digest *req, int rc)
+{
+    *(struct answer *)req->owner = (struct answer){.done = true, .rc = rc};
+}
+
+/* R13: a failed drive flush fails the store, once and for good; what waits and what comes gets -EIO. */
+static void failed_flush_fails_everything_from_then_on(void **state)
+{
+    (void)state;
+    struct fixture f;
+    uint8_t data[4096] = {0};
+    fixture_create(&f, 64u * MIB, 10);
+    fixture_open_shard(&f);
+    assert_int_equal(fixture_write(&f, 0, 4096, 1), 0);
+    drive_sim_faults(f.disk)->fail_nth = 1;
+    assert_int_equal(fixture_flush(&f), -EIO);
+    assert_int_equal(fixture_flush(&f), -EIO); /* never retried */
+    struct fixture_io *ios[3];
+    ios[0] = fixture_submit(&f, STORE_READ, 0, 4096, NULL);
+    ios[1] = fixture_submit(&f, STORE_WRITE, 0, 4096, data);
+    ios[2] = fixture_submit(&f, STORE_ZERO, 0, 4096, NULL);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(fixture_end(ios[i]), -EIO);
+    struct answer answer = {0};
+    struct store_restamp restamp = {.shard = f.shard, .epoch = 2, .cb = restamped, .owner = &answer};
+    store_restamp(&restamp);
+    assert_true(fixture_wait(&f, &answer.done));
+    assert_int_equal(answer.rc, -EIO);
+    struct store_block_digest blocks[STORE_CHUNK_BLOCKS];
+    struct store_digest digest = {.shard = f.shard, .blocks = blocks, .cb = digested, .owner = &answer};
+    answer.done = false;
+    store_digest(&digest);
+    assert_true(fixture_wait(&f, &answer.done));
+    assert_int_equal(answer.rc, -EIO);
+    assert_int_equal(f.failed_count, 1);
+    assert_true(fixture_stats(&f).failed);
+    fixture_close(&f, /* clean= */ true); /* ends, but not as a clean stop */
+    fixture_open_shard(&f);
+    assert_int_equal(store_last_stop(f.store), STORE_STOP_SAME_BOOT);
+    fixture_destroy(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -240,6 +292,7 @@ int main(void)
         cmocka_unit_test(flush_skips_what_is_clean),
         cmocka_unit_test(overlapping_writes_apply_in_order_of_submission),
         cmocka_unit_test(bit_rot_is_found_reported_and_repaired_by_rewriting),
+        cmocka_unit_test(failed_flush_fails_everything_from_then_on),
         cmocka_unit_test(unreadable_block_is_told_apart_from_its_neighbours),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -98,6 +98,26 @@ static void third_source_merges_at_once(void **state)
     fixture_destroy(&f);
 }
 
+/* What no flush covered may never have existed: a snapshot's successor must not take it for settled (R21, I12). */
+static void unflushed_blocks_are_settled_before_a_snapshot_shares_them(void **state)
+{
+    (void)state;
+    struct fixture f;
+    start(&f, 39);
+    assert_int_equal(fixture_write(&f, 0, 4096, 1), 0);
+    f.generation = 1;
+    assert_int_equal(fixture_write(&f, 8192, 4096, 2), 0);
+    kv_sim_faults(f.base)->power_keeps_all = true;
+    drive_sim_faults(f.disk)->power_drops_all = true;
+    fixture_crash(&f, /* power= */ true);
+    fixture_open_shard(&f);
+    assert_true(fixture_holds(&f, 0, 4096, 1));
+    assert_true(holds_at(&f, 0, 0, 4096, 1));
+    assert_true(fixture_holds(&f, 8192, 4096, 0)); /* this one was lost, and was not flushed */
+    assert_true(fixture_holds(&f, 4096, 4096, 0));
+    fixture_destroy(&f);
+}
+
 static void trim_after_a_snapshot_leaves_the_snapshot_alone(void **state)
 {
     (void)state;
@@ -276,6 +296,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(first_write_after_a_snapshot_takes_just_those_blocks),
         cmocka_unit_test(third_source_merges_at_once),
+        cmocka_unit_test(unflushed_blocks_are_settled_before_a_snapshot_shares_them),
         cmocka_unit_test(trim_after_a_snapshot_leaves_the_snapshot_alone),
         cmocka_unit_test(digest_is_recomputed_from_the_drive),
         cmocka_unit_test(scrub_finds_rot_without_being_asked),
