@@ -46,7 +46,7 @@ static void grant_lease(struct control *c, struct control_watch *w)
     w->waiting = false;
     if (!current(c, w->node, w->waiting_incarnation) || w->down_proposed == w->waiting_incarnation) {
         reply.status = -ESTALE; /* R10: nobody who may be declared down gets a lease */
-    } else if (w->io_age_ns <= c->config.io_stall_ns) {
+    } else if (!control_liveness_withheld(c, w)) {
         uint64_t until = control_lease_bound(c, w->arrived_ns);
         reply.aux = c->config.lease_ns;
         if (until > w->lease_until_ns)
@@ -196,6 +196,8 @@ void control_lease_heartbeat(struct control *c, uint64_t conn, const struct wire
     w->incarnation = w->applied_incarnation = header->src_incarnation;
     w->heard_ns = w->arrived_ns = control_now(c);
     w->io_age_ns = header->aux;
+    if (header->aux2 > w->applied)
+        w->blocks_since_ns = 0;
     w->applied = header->aux2;
     memcpy(w->report, report, report_count * sizeof report[0]);
     w->reported = report[REPORT_TOTAL_BYTES] > 0;

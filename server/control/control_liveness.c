@@ -76,6 +76,9 @@ static void lead(struct control *c)
         w->waiting = false;
         w->down_proposed = w->out_proposed = 0;
         w->down_since_ns = 0;
+        w->cut_off = false;
+        w->blocks_since_ns = 0;
+        memset(w->accused, 0, sizeof w->accused);
     }
     log_info("leading term=%llu", (unsigned long long)c->term);
     assert(c->term > 0);
@@ -147,6 +150,9 @@ static void watch_node(void *arg, const struct map_node *node)
         w->heard_ns = control_now(c);
         w->io_age_ns = 0;
         w->waiting = false;
+        w->cut_off = false;
+        w->blocks_since_ns = 0;
+        memset(w->accused, 0, sizeof w->accused);
         c->node_change_ns = w->heard_ns;
     }
     if (!usable && w->down_since_ns == 0) {
@@ -237,8 +243,53 @@ void control_liveness_tick(struct control *c)
             propose_down(c, w, "silent");
         else if (w->io_age_ns > c->config.io_stall_ns && now >= w->lease_until_ns)
             propose_down(c, w, "its I/O hangs"); /* R10: it may go on any moment, so its lease has to end first */
+        else if (w->cut_off && now >= w->lease_until_ns)
+            propose_down(c, w, "it reaches no other member");
     }
     assert(c->watch_count <= MAP_NODES_MAX);
+}
+
+/* ---- who is given no lease ---- */
+
+bool control_liveness_withheld(const struct control *c, const struct control_watch *w)
+{
+    assert(c->leading);
+    assert(w->node != 0);
+    if (w->io_age_ns > c->config.io_stall_ns || w->cut_off)
+        return true; /* it is going to be declared down */
+    /* A session waits for its data thread, which applies nothing: without a lease it need not be waited for (R19). */
+    return w->blocks_since_ns != 0 && env_now_ns(c->env) - w->blocks_since_ns > c->config.node_timeout_ns;
+}
+
+/* R8: a primary may not go below min_replicas at its own word. If it can't reach two others that we hear well, it is the one that is
+ * cut off: the role moves, once its lease has ended. */
+void control_liveness_accused(struct control *c, uint32_t reporter, uint32_t node, bool refused)
+{
+    struct control_watch *w = c->leading ? control_watch_get(c, reporter) : NULL;
+    uint64_t now = control_now(c);
+    uint32_t others = 0, slot = 0;
+    assert(reporter != 0);
+    if (!w || node == reporter)
+        return;
+    for (uint32_t i = 0; i < CONTROL_ACCUSED_MAX; i++) {
+        if (w->accused[i].node == node)
+            slot = i;
+        else if (w->accused[slot].node != node && w->accused[i].at_ns < w->accused[slot].at_ns)
+            slot = i;
+    }
+    w->accused[slot].node = node;
+    w->accused[slot].at_ns = now;
+    for (uint32_t i = 0; i < CONTROL_ACCUSED_MAX; i++) {
+        const struct map_node *known = w->accused[i].node ? map_node_by_id(c->map, w->accused[i].node) : NULL;
+        const struct control_watch *other = known && known->up ? control_watch_get(c, known->id) : NULL;
+        bool lately = now - w->accused[i].at_ns < 4 * c->config.node_timeout_ns;
+        others += other && lately && now - other->heard_ns < 2 * c->config.heartbeat_ns;
+    }
+    assert(others <= CONTROL_ACCUSED_MAX);
+    if (refused && others >= 2 && !w->cut_off) {
+        log_warn("node=%u reaches neither of %u members that live: it is the one that is cut off", reporter, others);
+        w->cut_off = true;
+    }
 }
 
 /* ---- probes (R10) ---- */

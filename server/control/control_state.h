@@ -25,6 +25,7 @@
 #define CONTROL_RECONNECT_NS ENV_MS(100)
 #define CONTROL_HELLO_NS ENV_MS(5000)   /* to say hello in */
 #define CONTROL_REFUSED_NS ENV_MS(1000) /* to read a refusal in */
+#define CONTROL_ACCUSED_MAX 8u
 #define CONTROL_PROBE_NS ENV_MS(1000)
 #define CONTROL_STATS_NS ENV_MS(1000)
 #define CONTROL_PEERS_MAX (MAP_NODES_MAX + CONTROL_VOTERS_MAX)
@@ -98,7 +99,13 @@ struct control_watch {
     uint64_t io_age_ns;
     uint64_t report[REPORT_COUNT];
     bool reported;
-    bool diverged; /* R23 */
+    bool diverged;            /* R23 */
+    uint64_t blocks_since_ns; /* a session waits for this node's data thread since then; 0: none */
+    struct {
+        uint32_t node;
+        uint64_t at_ns;
+    } accused[CONTROL_ACCUSED_MAX]; /* members that it reported as unreachable (R8) */
+    bool cut_off;                   /* judged to be the one that is cut off: no more lease, then down */
     /* a heartbeat that waits for a quorum contact (R9) */
     bool waiting;
     uint64_t waiting_conn, waiting_request, waiting_echo, waiting_incarnation, arrived_ns;
@@ -130,6 +137,7 @@ struct control_submission {
     uint8_t request[16];
     uint64_t conn, request_id; /* who waits for the answer; conn 0: this core's proposal request_id */
     bool in_log, session, dead;
+    uint32_t drop_reporter, drop_node; /* MEMBER_DROP; 0: another kind */
     struct control_log_req req;
     struct map_result result; /* of a session to be granted */
     uint64_t volume;
@@ -308,6 +316,9 @@ void control_liveness_tick(struct control *c);
 void control_liveness_slept(
     struct control *c); /* this thread stood still for long: what others said meanwhile is unread */
 void control_liveness_suspect(struct control *c, uint32_t node);
+/* A primary reported a member; refused: it would have left too few (R8). */
+void control_liveness_accused(struct control *c, uint32_t reporter, uint32_t node, bool refused);
+bool control_liveness_withheld(const struct control *c, const struct control_watch *w); /* no lease for that node */
 struct control_watch *control_watch_get(struct control *c, uint32_t node); /* made on demand; NULL: too many */
 void control_liveness_map(struct control *c);                              /* after entries: watches follow the map */
 void control_liveness_close(struct control *c);

@@ -132,8 +132,11 @@ static void check_node(void *arg, const struct map_node *node)
         return;
     }
     bool in_force = w->applied_incarnation == node->incarnation && w->applied >= s->result.version;
-    if (!in_force && w->lease_until_ns > check->now)
+    if (!in_force && w->lease_until_ns > check->now) {
         check->ok = false;
+        if (w->blocks_since_ns == 0)
+            w->blocks_since_ns = check->now;
+    }
 }
 
 static bool granted(struct control *c, struct control_submission *s)
@@ -159,6 +162,8 @@ static bool settle(struct control *c, struct control_submission *s)
     if (!map_request_result(c->map, s->request, &result)) {
         answer(c, s->conn, s->request_id, -EAGAIN, NULL);
     } else if (!s->session || result.rc < 0) {
+        if (s->drop_reporter != 0 && (result.rc == 0 || result.rc == -EBUSY))
+            control_liveness_accused(c, s->drop_reporter, s->drop_node, result.rc == -EBUSY);
         answer(c, s->conn, s->request_id, 0, &result);
     } else {
         s->result = result;
@@ -188,17 +193,22 @@ static void logged(struct control_log_req *req, int rc)
     control_wake(c);
 }
 
-static void note_session(struct control *c, struct control_submission *s, const void *bytes, size_t len)
+static void note_entry(struct control *c, struct control_submission *s, const void *bytes, size_t len)
 {
-    assert(c != NULL);
     struct map_entry entry;
+    assert(c->leading);
     if (map_entry_decode(bytes, len, &entry) < 0)
         return;
-    assert(entry.kind == MAP_ENTRY_SESSION_OPEN);
-    const struct map_volume *volume =
-        entry.volume ? map_volume_by_id(c->map, entry.volume) : map_volume_by_name(c->map, entry.name);
-    s->volume = volume ? volume->id : 0;
-    s->members_version = 0;
+    if (entry.kind == MAP_ENTRY_SESSION_OPEN) {
+        const struct map_volume *volume =
+            entry.volume ? map_volume_by_id(c->map, entry.volume) : map_volume_by_name(c->map, entry.name);
+        s->session = true;
+        s->volume = volume ? volume->id : 0;
+    }
+    if (entry.kind == MAP_ENTRY_MEMBER_DROP && entry.to_node != 0) {
+        s->drop_reporter = entry.to_node;
+        s->drop_node = entry.node;
+    }
     map_entry_free(&entry);
 }
 
@@ -239,9 +249,7 @@ static struct control_submission *create(struct control *c, const void *bytes, s
         return NULL;
     s->control = c;
     memcpy(s->request, request, 16);
-    s->session = ((const uint8_t *)bytes)[1] == MAP_ENTRY_SESSION_OPEN;
-    if (s->session)
-        note_session(c, s, bytes, len);
+    note_entry(c, s, bytes, len);
     list_push_back(&c->submissions, &s->node_link);
     return s;
 }

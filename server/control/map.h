@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MAP_NODES_MAX 256u
+#define MAP_NODES_MAX 256u /* nodes, and the largest node id */
 #define MAP_REPLICAS_MAX 5u
 #define MAP_MEMBERS_MAX 7u /* replicas plus members being replaced */
 #define MAP_NAME_MAX 64u
@@ -117,8 +117,9 @@ enum map_entry_kind {
     MAP_ENTRY_VOLUME_SET = 19, /* home, min_replicas, replicas */
     MAP_ENTRY_SESSION_OPEN = 32,
     MAP_ENTRY_SESSION_CLOSE = 33,
-    MAP_ENTRY_MEMBER_DROP = 48, /* primary: {volume, shard, epoch, node, incarnation}: out of in_sync (R8) */
-    MAP_ENTRY_MEMBER_ADD = 49,  /* primary: JOINING -> in_sync: CAS on (epoch, node incarnation, instance) (R17) */
+    MAP_ENTRY_MEMBER_DROP =
+        48, /* primary: {volume, shard, epoch, node, incarnation}, to_node: who says so, 0: unsaid: out of in_sync (R8) */
+    MAP_ENTRY_MEMBER_ADD = 49, /* primary: JOINING -> in_sync: CAS on (epoch, node incarnation, instance) (R17) */
     MAP_ENTRY_EPOCH_ACTIVE =
         50, /* primary: batch of {volume, shard, epoch} (R12), CAS on epoch and primary incarnation */
     MAP_ENTRY_PRIMARY_MOVE = 51,  /* {volume, shard, epoch, to} */

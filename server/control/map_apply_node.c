@@ -94,7 +94,7 @@ void map_apply_node_register(struct map *map, const struct map_entry *entry, str
     const struct map_node *info = &entry->node_info;
     bool other_store = node && memcmp(node->store_uuid, info->store_uuid, sizeof info->store_uuid) != 0;
     assert(entry->kind == MAP_ENTRY_NODE_REGISTER);
-    if (entry->node == 0 || entry->node == UINT32_MAX || info->stop > MAP_STOP_EMPTY)
+    if (entry->node == 0 || entry->node > MAP_NODES_MAX || info->stop > MAP_STOP_EMPTY)
         result->rc = -EINVAL;
     else if (node && entry->incarnation != 0 && entry->incarnation != node->incarnation)
         result->rc = -ESTALE;

@@ -45,7 +45,9 @@ void map_apply_member_drop(struct map *map, const struct map_entry *entry, struc
     assert(entry->kind == MAP_ENTRY_MEMBER_DROP);
     if (!cas_shard(map, entry, &t, result))
         return;
-    if (!t.member || !(t.member->flags & MAP_MEMBER_IN_SYNC))
+    if (entry->to_node != 0 && entry->to_node != t.shard->primary)
+        result->rc = -ESTALE;
+    else if (!t.member || !(t.member->flags & MAP_MEMBER_IN_SYNC))
         result->rc = -ENOENT;
     else if (t.member->incarnation != entry->incarnation)
         result->rc = -ESTALE;
