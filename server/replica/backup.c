@@ -21,6 +21,8 @@
 
 static void refuse(struct replicas *r, const struct peer_source *source, struct msg *msg, int rc)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    set_assert(r);
     assert(rc < 0);
     struct wire_header reply = {.status = rc, .map_version = map_version(r->cfg.map)};
     peers_reply(r->cfg.peers, source, &msg->header, &reply, NULL, NULL, 0);
@@ -31,6 +33,8 @@ static void refuse(struct replicas *r, const struct peer_source *source, struct 
 
 static void replicate_answer(struct replica *rep, struct window_entry *entry, int rc, int32_t credits)
 {
+    replica_assert(rep);
+    window_assert(entry);
     struct wire_header reply = {.status = rc, .credits = credits, .epoch = entry->epoch, .lsn_n = entry->n};
     uint64_t drive_ns = entry->io.drive_ns;
     reply.stage_ns[3] = drive_ns > UINT32_MAX ? UINT32_MAX : (uint32_t)drive_ns;
@@ -39,6 +43,8 @@ static void replicate_answer(struct replica *rep, struct window_entry *entry, in
 
 static void replicate_written(struct store_io *io, int rc)
 {
+    assert(rc <= 0);
+    assert(io->owner != NULL);
     struct window_entry *entry = io->owner;
     struct replica *rep = entry->replica;
     assert(entry->busy);
@@ -54,6 +60,8 @@ static void replicate_written(struct store_io *io, int rc)
 
 static bool sane_write(const struct replica *rep, const struct msg *msg)
 {
+    assert(msg != NULL);
+    replica_assert(rep);
     const struct wire_header *h = &msg->header;
     const struct map_volume *v = replica_volume(rep);
     if (!v || h->length == 0 || h->offset % STORE_BLOCK_BYTES || h->length % STORE_BLOCK_BYTES ||
@@ -70,6 +78,7 @@ static bool sane_write(const struct replica *rep, const struct msg *msg)
 
 static bool checksums_hold(const struct msg *msg)
 {
+    assert(msg != NULL);
     uint32_t found[WIRE_BLOCKS_MAX];
     uint32_t blocks = msg->header.payload_len / STORE_BLOCK_BYTES;
     crc32c_blocks(msg->payload->data, blocks, found);
@@ -78,6 +87,7 @@ static bool checksums_hold(const struct msg *msg)
 
 static struct window_entry *window_find(struct replica *rep, uint64_t epoch, uint64_t n)
 {
+    replica_assert(rep);
     for (struct list_node *pos = rep->window.prev; pos != &rep->window; pos = pos->prev) {
         struct window_entry *entry = list_entry(pos, struct window_entry, link);
         if (entry->epoch == epoch && entry->n == n)
@@ -90,6 +100,7 @@ static struct window_entry *window_find(struct replica *rep, uint64_t epoch, uin
 
 static void note_commit(struct replica *rep, uint64_t epoch, uint64_t commit_n)
 {
+    replica_assert(rep);
     if (epoch != rep->map.epoch || commit_n <= rep->commit_n)
         return;
     rep->commit_n = commit_n;
@@ -100,6 +111,9 @@ static void note_commit(struct replica *rep, uint64_t epoch, uint64_t commit_n)
 /* R2: an lsn seen before. True when the request was dealt with. */
 static bool seen_before(struct replica *rep, const struct peer_source *source, struct msg *msg)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    assert(msg != NULL);
+    replica_assert(rep);
     struct replicas *r = rep->set;
     struct window_entry *entry = window_find(rep, msg->header.epoch, msg->header.lsn_n);
     if (entry && entry->busy) { /* its answer goes to the newer question */
@@ -120,6 +134,8 @@ static bool seen_before(struct replica *rep, const struct peer_source *source, s
 /* 0, or why the sender may not change anything here. */
 static int may_write(struct replica *rep, const struct peer_source *source, const struct wire_header *h)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    replica_assert(rep);
     struct replicas *r = rep->set;
     if (h->epoch != rep->map.epoch || rep->map.primary != source->node || source->node == r->cfg.node)
         return -ESTALE; /* I5; a newer epoch cannot be here: the frame waited for the map (R3) */
@@ -136,6 +152,9 @@ static int may_write(struct replica *rep, const struct peer_source *source, cons
 
 static void replicate(struct replicas *r, const struct peer_source *source, struct msg *msg)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    assert(msg != NULL);
+    set_assert(r);
     const struct wire_header *h = &msg->header;
     struct replica *rep = replica_find(r, h->volume, h->shard);
     int rc = rep && rep->shard ? may_write(rep, source, h) : -ESTALE;
@@ -162,8 +181,8 @@ static void replicate(struct replicas *r, const struct peer_source *source, stru
     entry->io = (struct store_io){
         .shard = rep->shard,
         .op = h->aux == WIRE_WRITE ? STORE_WRITE : STORE_ZERO,
-        .flags = (h->flags & WIRE_F_NO_HOLE ? STORE_IO_NO_HOLE : 0) |
-                 (h->opcode == WIRE_SYNC_COPY ? STORE_IO_SYNC_COPY : 0),
+        .flags =
+            (h->flags & WIRE_F_NO_HOLE ? STORE_IO_NO_HOLE : 0) | (h->opcode == WIRE_SYNC_COPY ? STORE_IO_SYNC_COPY : 0),
         .generation = h->generation,
         .epoch = h->epoch,
         .lsn_n = h->lsn_n,
@@ -182,6 +201,7 @@ static void replicate(struct replicas *r, const struct peer_source *source, stru
 
 static void raise_answer(struct drain_wait *wait)
 {
+    drain_assert(wait);
     struct replica *rep = wait->replica;
     struct wire_header reply = {.status = 0, .epoch = rep->map.epoch};
     uint8_t *body = malloc(WIRE_BODY_MAX);
@@ -194,6 +214,8 @@ static void raise_answer(struct drain_wait *wait)
 
 void drain_end(struct drain_wait *wait, int rc)
 {
+    assert(rc <= 0);
+    drain_assert(wait);
     struct replica *rep = wait->replica;
     if (rc == 0 && wait->map_epoch != rep->map.epoch)
         rc = -ESTALE; /* raised again meanwhile: that question is answered on its own */
@@ -209,14 +231,17 @@ void drain_end(struct drain_wait *wait, int rc)
 
 static void raise_restamped(struct store_restamp *req, int rc)
 {
+    assert(rc <= 0);
     drain_end(req->owner, rc);
 }
 
 void drain_check(struct replica *rep)
 {
+    replica_assert(rep);
     if (rep->drive_writes > 0)
         return;
-    list_for_each_safe(pos, tmp, &rep->drains) {
+    list_for_each_safe(pos, tmp, &rep->drains)
+    {
         struct drain_wait *wait = list_entry(pos, struct drain_wait, link);
         if (wait->begun)
             continue;
@@ -238,6 +263,9 @@ void drain_check(struct replica *rep)
 
 void drain_add(struct replica *rep, const struct peer_source *source, struct msg *msg)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    assert(msg != NULL);
+    replica_assert(rep);
     struct drain_wait *wait = calloc(1, sizeof(*wait));
     if (!wait)
         abort();
@@ -251,6 +279,9 @@ void drain_add(struct replica *rep, const struct peer_source *source, struct msg
 
 static void raise_message(struct replicas *r, const struct peer_source *source, struct msg *msg)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    assert(msg != NULL);
+    set_assert(r);
     struct replica *rep = replica_find(r, msg->header.volume, msg->header.shard);
     if (!rep || !rep->shard || msg->header.epoch != rep->map.epoch || rep->map.primary != source->node) {
         refuse(r, source, msg, -ESTALE);
@@ -262,6 +293,9 @@ static void raise_message(struct replicas *r, const struct peer_source *source, 
 
 static void takeover_done_message(struct replicas *r, const struct peer_source *source, struct msg *msg)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    assert(msg != NULL);
+    set_assert(r);
     struct replica *rep = replica_find(r, msg->header.volume, msg->header.shard);
     if (rep && rep->shard && msg->header.epoch == rep->map.epoch && rep->map.primary == source->node) {
         window_retire_older(rep, rep->map.epoch);
@@ -285,6 +319,8 @@ struct repair_read {
 
 static void repair_read_done(struct store_io *io, int rc)
 {
+    assert(rc <= 0);
+    assert(io->owner != NULL);
     struct repair_read *rr = io->owner;
     struct wire_header reply = {.status = rc};
     if (rc == 0) {
@@ -300,6 +336,9 @@ static void repair_read_done(struct store_io *io, int rc)
 
 static void repair_read(struct replicas *r, const struct peer_source *source, struct msg *msg)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    assert(msg != NULL);
+    set_assert(r);
     const struct wire_header *h = &msg->header;
     struct replica *rep = replica_find(r, h->volume, h->shard);
     bool sane = h->length > 0 && h->length <= STORE_CHUNK_BYTES && h->offset % STORE_BLOCK_BYTES == 0 &&
@@ -317,14 +356,23 @@ static void repair_read(struct replicas *r, const struct peer_source *source, st
     rr->msg = msg;
     rr->buf = buf;
     rr->io = (struct store_io){
-        .shard = rep->shard, .op = STORE_READ, .generation = h->generation, .offset = h->offset,
-        .length = (uint32_t)h->length, .buf = buf, .crcs = rr->crcs, .cb = repair_read_done, .owner = rr,
+        .shard = rep->shard,
+        .op = STORE_READ,
+        .generation = h->generation,
+        .offset = h->offset,
+        .length = (uint32_t)h->length,
+        .buf = buf,
+        .crcs = rr->crcs,
+        .cb = repair_read_done,
+        .owner = rr,
     };
     store_submit(&rr->io);
 }
 
 static void damaged(struct replicas *r, struct msg *msg)
 {
+    assert(msg != NULL);
+    set_assert(r);
     const struct wire_header *h = &msg->header;
     struct replica *rep = replica_find(r, h->volume, h->shard);
     const struct map_volume *v = rep ? replica_volume(rep) : NULL;
@@ -336,11 +384,12 @@ static void damaged(struct replicas *r, struct msg *msg)
 
 void backup_message(struct replicas *r, const struct peer_source *source, struct msg *msg)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    assert(msg != NULL);
+    set_assert(r);
     switch (msg->header.opcode) {
     case WIRE_REPLICATE:
-    case WIRE_SYNC_COPY:
-        replicate(r, source, msg);
-        return;
+    case WIRE_SYNC_COPY: replicate(r, source, msg); return;
     case WIRE_COMMIT: {
         struct replica *rep = replica_find(r, msg->header.volume, msg->header.shard);
         if (rep && rep->shard && rep->map.primary == source->node)
@@ -348,19 +397,10 @@ void backup_message(struct replicas *r, const struct peer_source *source, struct
         msg_free(msg);
         return;
     }
-    case WIRE_RAISE:
-        raise_message(r, source, msg);
-        return;
-    case WIRE_TAKEOVER_DONE:
-        takeover_done_message(r, source, msg);
-        return;
-    case WIRE_REPAIR_READ:
-        repair_read(r, source, msg);
-        return;
-    case WIRE_DAMAGED:
-        damaged(r, msg);
-        return;
-    default:
-        refuse(r, source, msg, -EBADMSG);
+    case WIRE_RAISE: raise_message(r, source, msg); return;
+    case WIRE_TAKEOVER_DONE: takeover_done_message(r, source, msg); return;
+    case WIRE_REPAIR_READ: repair_read(r, source, msg); return;
+    case WIRE_DAMAGED: damaged(r, msg); return;
+    default: refuse(r, source, msg, -EBADMSG);
     }
 }

@@ -49,16 +49,26 @@ struct flush_job {
     struct env_timer timer;
 };
 
+static void job_assert(const struct flush_job *job)
+{
+    assert(job != NULL && job->set != NULL);
+    assert(job->node_count <= MAP_NODES_MAX);
+    assert(job->note_count <= job->note_capacity);
+}
+
 static void job_run(struct flush_job *job);
 
 void flush_mark_dirty(struct replica *rep)
 {
+    replica_assert(rep);
     if (!list_linked(&rep->dirty_link))
         list_push_back(&rep->set->dirty, &rep->dirty_link);
 }
 
 static bool note_shard(struct flush_job *job, const struct replica *rep)
 {
+    replica_assert(rep);
+    job_assert(job);
     if (job->note_count == job->note_capacity) {
         uint32_t capacity = job->note_capacity + FLUSH_SHARDS_STEP;
         struct flush_note *notes = realloc(job->notes, capacity * sizeof(*notes));
@@ -74,6 +84,8 @@ static bool note_shard(struct flush_job *job, const struct replica *rep)
 
 static void note_nodes(struct flush_job *job, const struct replica *rep)
 {
+    replica_assert(rep);
+    job_assert(job);
     for (uint32_t i = 0; i < rep->map.member_count; i++) {
         const struct map_member *m = &rep->map.members[i];
         if (!(m->flags & MAP_MEMBER_IN_SYNC) || m->node == rep->set->cfg.node)
@@ -95,6 +107,7 @@ static void job_retry(struct env_timer *timer)
 
 static void job_wait(struct flush_job *job)
 {
+    job_assert(job);
     env_timer_start(job->set->env, &job->timer, REPLICA_RETRY_NS, job_retry);
 }
 
@@ -109,6 +122,7 @@ static void job_free(struct flush_job *job)
 
 static void job_end(struct flush_job *job)
 {
+    job_assert(job);
     struct replicas *r = job->set;
     struct list_node done;
     list_head_init(&done);
@@ -134,6 +148,7 @@ static void job_end(struct flush_job *job)
 /* R13: judged by the epochs in force now, not by the set it started with. */
 static bool note_holds(struct flush_job *job, const struct flush_note *note)
 {
+    job_assert(job);
     struct replica *rep = replica_find(job->set, job->volume, note->shard);
     if (!rep || rep->phase == PHASE_IDLE)
         return true; /* another node's duty now: the gateway sees the new map and asks there */
@@ -154,6 +169,7 @@ static bool note_holds(struct flush_job *job, const struct flush_note *note)
 
 static void job_judge(struct flush_job *job)
 {
+    job_assert(job);
     bool held = job->own_rc == 0;
     if (job->own_busy)
         return;
@@ -172,6 +188,8 @@ static void job_judge(struct flush_job *job)
 
 static void member_flushed(struct peer_request *req, int rc)
 {
+    assert(rc <= 0);
+    assert(req->owner != NULL);
     struct flush_node *node = req->owner;
     struct replicas *r = node->job->set;
     node->busy = false;
@@ -188,6 +206,7 @@ static void member_flushed(struct peer_request *req, int rc)
 
 static void own_flushed(struct store_flush *req, int rc)
 {
+    assert(rc <= 0);
     struct flush_job *job = req->owner;
     assert(job->own_busy && job->set->flushes > 0);
     job->set->flushes--;
@@ -202,9 +221,11 @@ static void own_flushed(struct store_flush *req, int rc)
 /* Dirty shards of the volume; false: one of them is between epochs, wait. */
 static bool job_note(struct flush_job *job)
 {
+    job_assert(job);
     struct replicas *r = job->set;
     job->note_count = job->node_count = 0;
-    list_for_each(pos, &r->dirty) {
+    list_for_each(pos, &r->dirty)
+    {
         struct replica *rep = list_entry(pos, struct replica, dirty_link);
         if (rep->volume != job->volume)
             continue;
@@ -217,6 +238,7 @@ static bool job_note(struct flush_job *job)
 
 static void job_run(struct flush_job *job)
 {
+    job_assert(job);
     struct replicas *r = job->set;
     assert(!job->own_busy);
     job->running = true;
@@ -243,7 +265,9 @@ static void job_run(struct flush_job *job)
 
 static struct flush_job *job_of(struct replicas *r, uint64_t volume)
 {
-    list_for_each(pos, &r->flush_jobs) {
+    set_assert(r);
+    list_for_each(pos, &r->flush_jobs)
+    {
         struct flush_job *job = list_entry(pos, struct flush_job, link);
         if (job->volume == volume)
             return job;
@@ -272,6 +296,7 @@ static void job_start_task(struct env_task *task)
 
 void flush_submit(struct replicas *r, struct replica_op *op)
 {
+    set_assert(r);
     struct flush_job *job = job_of(r, op->volume);
     if (!job) {
         op_complete_later(r, op, -ENOMEM);
@@ -287,6 +312,7 @@ void flush_submit(struct replicas *r, struct replica_op *op)
 
 void flush_after_write(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replicas *r = ctx->replica->set;
     struct replica_op *op = ctx->op;
     ctx->op = NULL; /* the write is on every member: its lock is free, the answer waits for the flush */
@@ -297,12 +323,15 @@ void flush_after_write(struct op_ctx *ctx)
 
 void flush_map_changed(struct replicas *r)
 {
+    set_assert(r);
     (void)r; /* jobs that wait look again by their timer */
 }
 
 void flush_cancel_all(struct replicas *r)
 {
-    list_for_each_safe(pos, tmp, &r->flush_jobs) {
+    set_assert(r);
+    list_for_each_safe(pos, tmp, &r->flush_jobs)
+    {
         struct flush_job *job = list_entry(pos, struct flush_job, link);
         struct list_node *node;
         for (uint32_t i = 0; i < job->node_count; i++)
@@ -334,6 +363,7 @@ struct member_flush {
 
 static void member_flush_done(struct store_flush *req, int rc)
 {
+    assert(rc <= 0);
     struct member_flush *mf = req->owner;
     struct wire_header reply = {.status = rc};
     assert(mf->set->flushes > 0);
@@ -345,6 +375,9 @@ static void member_flush_done(struct store_flush *req, int rc)
 
 void flush_message(struct replicas *r, const struct peer_source *source, struct msg *msg)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    assert(msg != NULL);
+    set_assert(r);
     struct member_flush *mf = calloc(1, sizeof(*mf));
     if (!mf) {
         msg_free(msg); /* no answer: the primary asks again after its time-out or a new link */

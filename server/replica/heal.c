@@ -18,6 +18,7 @@
 struct op_ctx *heal_start(struct replica *rep, uint64_t start, uint64_t end, bool takeover,
                           void (*done)(struct op_ctx *ctx, int rc), void *owner)
 {
+    replica_assert(rep);
     assert(start < end);
     assert(start % STORE_BLOCK_BYTES == 0 && end % STORE_BLOCK_BYTES == 0);
     const struct map_volume *v = replica_volume(rep);
@@ -43,6 +44,8 @@ struct op_ctx *heal_start(struct replica *rep, uint64_t start, uint64_t end, boo
 
 static void heal_done(struct op_ctx *ctx, int rc)
 {
+    assert(rc <= 0);
+    ctx_assert(ctx);
     void (*done)(struct op_ctx *, int) = ctx->done;
     ctx->done = NULL;
     if (done)
@@ -62,6 +65,8 @@ static void heal_end_task(struct env_task *task)
 
 static void heal_read_done(struct store_io *io, int rc)
 {
+    assert(rc <= 0);
+    assert(io->owner != NULL);
     struct op_ctx *ctx = io->owner;
     if (ctx_ended_meanwhile(ctx))
         return;
@@ -80,6 +85,7 @@ static void heal_read_done(struct store_io *io, int rc)
 /* The first run (data, or hole) at offset: sets wire_op and length. */
 static void choose_run(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     uint64_t limit = (ctx->offset / STORE_CHUNK_BYTES + 1) * STORE_CHUNK_BYTES;
     if (limit > ctx->heal_end)
         limit = ctx->heal_end;
@@ -95,6 +101,7 @@ static void choose_run(struct op_ctx *ctx)
 
 void heal_run(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     assert(ctx->kind == CTX_HEAL || ctx->kind == CTX_COPY);
     assert(!ctx->io_busy);
@@ -126,8 +133,15 @@ void heal_run(struct op_ctx *ctx)
     }
     ctx->state = CTX_PREPARING;
     ctx->io = (struct store_io){
-        .shard = rep->shard, .op = STORE_READ, .generation = ctx->generation, .offset = ctx->offset,
-        .length = ctx->length, .buf = ctx->buf, .crcs = ctx->crcs, .cb = heal_read_done, .owner = ctx,
+        .shard = rep->shard,
+        .op = STORE_READ,
+        .generation = ctx->generation,
+        .offset = ctx->offset,
+        .length = ctx->length,
+        .buf = ctx->buf,
+        .crcs = ctx->crcs,
+        .cb = heal_read_done,
+        .owner = ctx,
     };
     ctx->io_busy = true;
     store_submit(&ctx->io);
@@ -135,6 +149,7 @@ void heal_run(struct op_ctx *ctx)
 
 void heal_sent(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     ctx->offset += ctx->length;
     ctx->length = 0;
     ctx->state = CTX_HELD;
@@ -148,7 +163,9 @@ void heal_sent(struct op_ctx *ctx)
 /* Heals that found no buffer go on when there is one. */
 void heal_tick(struct replica *rep)
 {
-    list_for_each(pos, &rep->ops) {
+    replica_assert(rep);
+    list_for_each(pos, &rep->ops)
+    {
         struct op_ctx *ctx = list_entry(pos, struct op_ctx, link);
         if (ctx->kind != CTX_HEAL || ctx->state != CTX_HELD)
             continue;

@@ -17,7 +17,9 @@ static bool overlap(const struct range_lock *a, const struct range_lock *b)
 
 static bool conflicts_before(struct replica *rep, struct range_lock *lock)
 {
-    list_for_each(pos, &rep->locks) {
+    replica_assert(rep);
+    list_for_each(pos, &rep->locks)
+    {
         struct range_lock *other = list_entry(pos, struct range_lock, link);
         if (other == lock)
             return false;
@@ -30,6 +32,7 @@ static bool conflicts_before(struct replica *rep, struct range_lock *lock)
 
 bool range_lock_acquire(struct replica *rep, struct range_lock *lock)
 {
+    replica_assert(rep);
     assert(lock->start < lock->end);
     assert(lock->granted != NULL);
     list_push_back(&rep->locks, &lock->link);
@@ -39,6 +42,7 @@ bool range_lock_acquire(struct replica *rep, struct range_lock *lock)
 
 void range_lock_release(struct replica *rep, struct range_lock *lock)
 {
+    replica_assert(rep);
     assert(list_linked(&lock->link));
     struct range_lock gone = *lock;
     list_remove(&lock->link);
@@ -47,7 +51,8 @@ void range_lock_release(struct replica *rep, struct range_lock *lock)
     bool granted = true;
     while (granted) {
         granted = false;
-        list_for_each(pos, &rep->locks) {
+        list_for_each(pos, &rep->locks)
+        {
             struct range_lock *other = list_entry(pos, struct range_lock, link);
             if (other->held || !overlap(other, &gone) || conflicts_before(rep, other))
                 continue;

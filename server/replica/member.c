@@ -18,6 +18,7 @@
 
 static void drop_result(struct replica_proposal *p, const struct map_result *result)
 {
+    assert(result != NULL && p->owner != NULL);
     struct replica *rep = p->owner;
     rep->drop_proposed = false;
     if (result->rc != 0) {
@@ -30,6 +31,7 @@ static void drop_result(struct replica_proposal *p, const struct map_result *res
 
 static void propose_drop(struct replica *rep, const struct map_member *member)
 {
+    replica_assert(rep);
     struct replicas *r = rep->set;
     if (rep->drop_proposed || rep->map.epoch == UINT64_MAX)
         return;
@@ -40,14 +42,21 @@ static void propose_drop(struct replica *rep, const struct map_member *member)
     rep->drop_proposal = (struct replica_proposal){.cb = drop_result, .owner = rep};
     /* node: who is dropped; to_node: who reports (compare-and-set on epoch and incarnation, R4) */
     struct map_entry entry = {
-        .kind = MAP_ENTRY_MEMBER_DROP, .volume = rep->volume, .shard = rep->index, .epoch = rep->map.epoch,
-        .node = member->node, .incarnation = member->incarnation, .to_node = r->cfg.node,
+        .kind = MAP_ENTRY_MEMBER_DROP,
+        .volume = rep->volume,
+        .shard = rep->index,
+        .epoch = rep->map.epoch,
+        .node = member->node,
+        .incarnation = member->incarnation,
+        .to_node = r->cfg.node,
     };
     r->cfg.callbacks.propose(r->cfg.arg, &entry, &rep->drop_proposal);
 }
 
 void member_unreachable(struct replica *rep, uint32_t node)
 {
+    assert(node <= MAP_NODES_MAX);
+    replica_assert(rep);
     uint32_t index = replica_member_index(rep, node);
     if (index == UINT32_MAX || rep->unreachable_since[index])
         return;
@@ -56,6 +65,8 @@ void member_unreachable(struct replica *rep, uint32_t node)
 
 void member_failed(struct replica *rep, uint32_t node)
 {
+    assert(node <= MAP_NODES_MAX);
+    replica_assert(rep);
     const struct map_member *member = map_member_of(&rep->map, node);
     if (rep->phase == PHASE_IDLE || !member || !(member->flags & MAP_MEMBER_IN_SYNC))
         return;
@@ -64,6 +75,7 @@ void member_failed(struct replica *rep, uint32_t node)
 
 void member_tick(struct replica *rep)
 {
+    replica_assert(rep);
     struct replicas *r = rep->set;
     if (rep->phase == PHASE_IDLE)
         return;
@@ -85,6 +97,7 @@ void member_tick(struct replica *rep)
 
 static void move_result(struct replica_proposal *p, const struct map_result *result)
 {
+    assert(result != NULL && p->owner != NULL);
     struct replica *rep = p->owner;
     rep->move_proposed = false;
     if (rep->phase != PHASE_MOVING)
@@ -98,9 +111,11 @@ static void move_result(struct replica_proposal *p, const struct map_result *res
 
 static bool calm(const struct replica *rep)
 {
+    replica_assert(rep);
     if (!list_empty(&rep->sent) || rep->drive_writes > 0)
         return false;
-    list_for_each(pos, &rep->ops) {
+    list_for_each(pos, &rep->ops)
+    {
         const struct op_ctx *ctx = list_entry(pos, struct op_ctx, link);
         if (ctx->state == CTX_SENT || ctx->state == CTX_PREPARING)
             return false;
@@ -110,6 +125,7 @@ static bool calm(const struct replica *rep)
 
 void move_check(struct replica *rep)
 {
+    replica_assert(rep);
     struct replicas *r = rep->set;
     const struct map_volume *v = replica_volume(rep);
     if (rep->phase == PHASE_SERVING) {
@@ -127,8 +143,13 @@ void move_check(struct replica *rep)
     rep->move_proposed = true;
     rep->move_proposal = (struct replica_proposal){.cb = move_result, .owner = rep};
     struct map_entry entry = {
-        .kind = MAP_ENTRY_PRIMARY_MOVE, .volume = rep->volume, .shard = rep->index, .epoch = rep->map.epoch,
-        .node = r->cfg.node, .incarnation = r->cfg.incarnation, .to_node = v->home,
+        .kind = MAP_ENTRY_PRIMARY_MOVE,
+        .volume = rep->volume,
+        .shard = rep->index,
+        .epoch = rep->map.epoch,
+        .node = r->cfg.node,
+        .incarnation = r->cfg.incarnation,
+        .to_node = v->home,
     };
     r->cfg.callbacks.propose(r->cfg.arg, &entry, &rep->move_proposal);
 }

@@ -25,6 +25,7 @@ static void complete_task(struct env_task *task)
 
 void op_complete_later(struct replicas *r, struct replica_op *op, int rc)
 {
+    set_assert(r);
     assert(rc <= 0);
     assert(!list_linked(&op->link));
     op->rc = rc;
@@ -33,6 +34,8 @@ void op_complete_later(struct replicas *r, struct replica_op *op, int rc)
 
 static void answer(struct replicas *r, struct replica_op *op, int rc)
 {
+    assert(rc <= 0);
+    set_assert(r);
     if (r->in_submit)
         op_complete_later(r, op, rc);
     else
@@ -41,6 +44,7 @@ static void answer(struct replicas *r, struct replica_op *op, int rc)
 
 static int check_range(const struct replica *rep, const struct replica_op *op)
 {
+    replica_assert(rep);
     const struct map_volume *v = replica_volume(rep);
     if (!v)
         return -ESTALE;
@@ -62,6 +66,7 @@ static int check_range(const struct replica *rep, const struct replica_op *op)
 
 void replicas_submit(struct replicas *r, struct replica_op *op)
 {
+    set_assert(r);
     assert(op->cb != NULL);
     assert(op->opcode == WIRE_READ || op->opcode == WIRE_WRITE || op->opcode == WIRE_ZERO || op->opcode == WIRE_FLUSH);
     op->t_submit = env_now_ns(r->env);
@@ -104,6 +109,8 @@ void ctx_lock_granted(struct range_lock *lock)
 
 void ctx_begin(struct replica *rep, struct op_ctx *ctx, uint64_t start, uint64_t end, bool exclusive)
 {
+    replica_assert(rep);
+    ctx_assert(ctx);
     assert(start % STORE_BLOCK_BYTES == 0 && end % STORE_BLOCK_BYTES == 0);
     ctx->state = CTX_WAITING;
     ctx->lock.start = start;
@@ -120,6 +127,7 @@ void ctx_begin(struct replica *rep, struct op_ctx *ctx, uint64_t start, uint64_t
 
 void op_admit(struct replica *rep, struct replica_op *op)
 {
+    replica_assert(rep);
     assert(rep->phase == PHASE_SERVING);
     struct op_ctx *ctx = ctx_alloc(rep);
     ctx->kind = CTX_CLIENT;
@@ -137,6 +145,7 @@ void op_admit(struct replica *rep, struct replica_op *op)
 
 static void start_client(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     struct replica_op *op = ctx->op;
     const struct map_volume *v = replica_volume(rep);
@@ -164,6 +173,7 @@ static void start_client(struct op_ctx *ctx)
 
 void op_start(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     assert(ctx->unlocked || ctx->lock.held);
     assert(ctx->state == CTX_HELD);
     struct replica *rep = ctx->replica;
@@ -172,15 +182,9 @@ void op_start(struct op_ctx *ctx)
     if (!runs)
         return; /* R7: goes on when the new epoch serves */
     switch (ctx->kind) {
-    case CTX_CLIENT:
-        start_client(ctx);
-        return;
-    case CTX_HEAL:
-        heal_run(ctx);
-        return;
-    case CTX_COPY:
-        sync_chunk_locked(ctx);
-        return;
+    case CTX_CLIENT: start_client(ctx); return;
+    case CTX_HEAL: heal_run(ctx); return;
+    case CTX_COPY: sync_chunk_locked(ctx); return;
     }
 }
 
@@ -188,6 +192,7 @@ void op_start(struct op_ctx *ctx)
 
 static void unlink_ctx(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     if (list_linked(&ctx->sent_link))
         list_remove(&ctx->sent_link);
@@ -202,6 +207,7 @@ static void unlink_ctx(struct op_ctx *ctx)
 
 void ctx_kill(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     ctx->dead = true;
     if (ctx->io_busy || ctx->repair_busy || ctx->task.queued)
         return;
@@ -213,6 +219,7 @@ void ctx_kill(struct op_ctx *ctx)
 
 bool ctx_ended_meanwhile(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     assert(ctx->io_busy);
     ctx->io_busy = false;
     if (!ctx->dead)
@@ -227,6 +234,7 @@ bool ctx_ended_meanwhile(struct op_ctx *ctx)
 
 static void record_stats(struct replicas *r, struct replica_op *op, uint64_t now)
 {
+    set_assert(r);
     uint64_t total = now - op->t_submit;
     op->stage_ns[3] = total > UINT32_MAX ? UINT32_MAX : (uint32_t)total;
     if (op->t_start >= op->t_submit && op->t_start)
@@ -246,14 +254,14 @@ static void record_stats(struct replicas *r, struct replica_op *op, uint64_t now
         histogram_record(&r->stats.write_drive, op->stage_ns[1]);
         histogram_record(&r->stats.write_network, op->stage_ns[2]);
         break;
-    default:
-        r->stats.zeroes++;
-        break;
+    default: r->stats.zeroes++; break;
     }
 }
 
 void op_finish(struct op_ctx *ctx, int rc)
 {
+    assert(rc <= 0);
+    ctx_assert(ctx);
     struct replicas *r = ctx->replica->set;
     struct replica_op *op = ctx->op;
     assert(!ctx->io_busy);
@@ -272,6 +280,7 @@ void op_finish(struct op_ctx *ctx, int rc)
 
 void ops_resume(struct replica *rep)
 {
+    replica_assert(rep);
     assert(rep->phase == PHASE_SERVING);
     const struct map_volume *v = replica_volume(rep);
     /* R7: every uncommitted write again, to all members of the new epoch, this one included, with new lsns in the old order. */
@@ -293,7 +302,8 @@ void ops_resume(struct replica *rep)
     bool started = true;
     while (started && rep->phase == PHASE_SERVING) {
         started = false;
-        list_for_each(pos, &rep->ops) {
+        list_for_each(pos, &rep->ops)
+        {
             struct op_ctx *ctx = list_entry(pos, struct op_ctx, link);
             if (ctx->state != CTX_HELD)
                 continue;
@@ -314,12 +324,14 @@ void ops_resume(struct replica *rep)
 
 void ops_lease_renewed(struct replica *rep)
 {
+    replica_assert(rep);
     if (rep->phase != PHASE_SERVING)
         return;
     bool again = true;
     while (again && replica_lease_valid(rep)) {
         again = false;
-        list_for_each(pos, &rep->ops) {
+        list_for_each(pos, &rep->ops)
+        {
             struct op_ctx *ctx = list_entry(pos, struct op_ctx, link);
             if (ctx->state == CTX_HELD && ctx->kind == CTX_CLIENT && ctx->op->opcode == WIRE_READ) {
                 op_start(ctx);
@@ -333,6 +345,8 @@ void ops_lease_renewed(struct replica *rep)
 
 void op_abort(struct op_ctx *ctx, int rc)
 {
+    assert(rc <= 0);
+    ctx_assert(ctx);
     struct replicas *r = ctx->replica->set;
     for (uint32_t i = 0; i < ctx->target_count; i++) {
         if (ctx->targets[i].state == TARGET_SENT)
@@ -363,6 +377,8 @@ void op_abort(struct op_ctx *ctx, int rc)
 
 void ops_abort(struct replica *rep, int rc)
 {
+    assert(rc <= 0);
+    replica_assert(rep);
     struct replicas *r = rep->set;
     struct list_node *node;
     /* Locks of aborted requests are released one by one: nothing may start meanwhile, the phase is not SERVING. */

@@ -69,10 +69,31 @@ struct peers {
     struct env_task closed_task;
 };
 
+static void peers_assert(const struct peers *p)
+{
+    assert(p != NULL && p->env != NULL);
+    assert(p->cfg.node > 0 && p->cfg.node <= MAP_NODES_MAX);
+}
+
+static void out_assert(const struct peer_out *out)
+{
+    assert(out != NULL && out->peers != NULL);
+    assert((out->link == NULL) == (out->state == OUT_DOWN));
+}
+
+static void in_assert(const struct peer_in *in)
+{
+    assert(in != NULL && in->peers != NULL);
+    if (in->live)
+        assert(in->peers->in[in->node] == in);
+}
+
 static void out_connect(struct peer_out *out);
 
 static void identify(struct peers *p, struct wire_header *h, uint32_t node, uint64_t incarnation)
 {
+    assert(node <= MAP_NODES_MAX);
+    peers_assert(p);
     h->src_node = p->cfg.node;
     h->src_incarnation = p->cfg.incarnation;
     h->dst_node = node;
@@ -95,6 +116,7 @@ static void closed_task(struct env_task *task)
 
 static void link_gone(struct peers *p)
 {
+    peers_assert(p);
     assert(p->links > 0);
     if (--p->links == 0 && p->closing)
         env_defer(p->env, &p->closed_task, closed_task);
@@ -105,6 +127,8 @@ static void link_gone(struct peers *p)
 /* True when the callback took the reply. The request may be gone then. */
 static bool request_end(struct peer_out *out, struct peer_request *req, int rc, struct msg *reply)
 {
+    assert(req->owner != NULL);
+    out_assert(out);
     bool taken = false;
     (void)map_u64_remove(&out->pending, req->request_id);
     list_remove(&req->link);
@@ -116,6 +140,7 @@ static bool request_end(struct peer_out *out, struct peer_request *req, int rc, 
 
 static void fail_pending(struct peer_out *out)
 {
+    out_assert(out);
     while (!list_empty(&out->order))
         (void)request_end(out, list_entry(out->order.next, struct peer_request, link), -ENOTCONN, NULL);
 }
@@ -149,9 +174,14 @@ static void out_connected(struct link *link, void *owner)
     struct wire_header h = {.opcode = WIRE_HELLO, .body_len = HELLO_BYTES};
     uint8_t body[HELLO_BYTES];
     struct hello hello = {
-        .version_min = WIRE_VERSION_MIN, .version_max = WIRE_VERSION, .role = HELLO_PEER, .node = p->cfg.node,
-        .incarnation = p->cfg.incarnation, .cluster_id = map_cluster_id(p->cfg.map),
-        .connection = ++p->next_connection, .map_version = map_version(p->cfg.map),
+        .version_min = WIRE_VERSION_MIN,
+        .version_max = WIRE_VERSION,
+        .role = HELLO_PEER,
+        .node = p->cfg.node,
+        .incarnation = p->cfg.incarnation,
+        .cluster_id = map_cluster_id(p->cfg.map),
+        .connection = ++p->next_connection,
+        .map_version = map_version(p->cfg.map),
         .feature_level = MAP_FEATURE_LEVEL,
     };
     hello_encode(&hello, body);
@@ -165,6 +195,8 @@ static void out_connected(struct link *link, void *owner)
 
 static void out_greeted(struct peer_out *out, const struct msg *msg)
 {
+    assert(msg != NULL);
+    out_assert(out);
     struct peers *p = out->peers;
     struct hello hello;
     int rc = msg->header.status;
@@ -185,6 +217,7 @@ static void out_greeted(struct peer_out *out, const struct msg *msg)
 
 static void out_message(struct link *link, void *owner, struct msg *msg)
 {
+    assert(msg != NULL);
     struct peer_out *out = owner;
     (void)link;
     out->received_ns = msg->received_ns;
@@ -208,6 +241,7 @@ static const struct link_callbacks out_callbacks = {
 
 static void out_connect(struct peer_out *out)
 {
+    out_assert(out);
     struct peers *p = out->peers;
     const struct map_node *node = map_node_by_id(p->cfg.map, out->node);
     if (!node || !node->up || node->data_address[0] == '\0' || p->closing)
@@ -245,6 +279,7 @@ static void fail_unsent(struct env_task *task)
 void peers_request(struct peers *p, uint32_t node, struct wire_header *header, const void *body, struct buf *payload,
                    uint32_t payload_offset, struct peer_request *req)
 {
+    peers_assert(p);
     assert(node > 0 && node <= MAP_NODES_MAX);
     assert(req->cb != NULL);
     struct peer_out *out = &p->out[node];
@@ -271,6 +306,7 @@ void peers_request(struct peers *p, uint32_t node, struct wire_header *header, c
 
 void peers_notify(struct peers *p, uint32_t node, struct wire_header *header)
 {
+    peers_assert(p);
     assert(node > 0 && node <= MAP_NODES_MAX);
     struct peer_out *out = &p->out[node];
     if (out->state != OUT_UP)
@@ -282,6 +318,7 @@ void peers_notify(struct peers *p, uint32_t node, struct wire_header *header)
 
 void peers_abandon(struct peers *p, struct peer_request *req)
 {
+    peers_assert(p);
     if (list_linked(&req->link)) {
         if (req->request_id)
             (void)map_u64_remove(&p->out[req->node].pending, req->request_id);
@@ -291,6 +328,7 @@ void peers_abandon(struct peers *p, struct peer_request *req)
 
 bool peers_is_up(const struct peers *p, uint32_t node)
 {
+    peers_assert(p);
     return node > 0 && node <= MAP_NODES_MAX && p->out[node].state == OUT_UP;
 }
 
@@ -298,6 +336,7 @@ bool peers_is_up(const struct peers *p, uint32_t node)
 
 static void drop_held(struct peer_in *in)
 {
+    in_assert(in);
     while (in->held_first) {
         struct msg *msg = in->held_first;
         in->held_first = msg->next;
@@ -310,6 +349,7 @@ static void drop_held(struct peer_in *in)
 /* R5: from here on nothing of this link is processed. */
 static void in_end(struct peer_in *in)
 {
+    in_assert(in);
     struct peers *p = in->peers;
     if (in->closing)
         return;
@@ -342,6 +382,8 @@ static void in_closed(struct link *link, void *owner, int reason)
 
 static void in_request(struct peer_in *in, struct msg *msg)
 {
+    assert(msg != NULL);
+    in_assert(in);
     struct peers *p = in->peers;
     struct peer_source source = {.node = in->node, .connection = in->connection};
     if (msg->header.opcode == WIRE_PING) {
@@ -355,6 +397,7 @@ static void in_request(struct peer_in *in, struct msg *msg)
 
 static void in_message(struct link *link, void *owner, struct msg *msg)
 {
+    assert(msg != NULL);
     struct peer_in *in = owner;
     struct peers *p = in->peers;
     (void)link;
@@ -387,6 +430,7 @@ static const struct link_callbacks in_callbacks = {.message = in_message, .close
 
 static void release_held(struct peer_in *in)
 {
+    in_assert(in);
     struct peers *p = in->peers;
     while (in->held_first && in->held_first->header.map_version <= map_version(p->cfg.map)) {
         struct msg *msg = in->held_first;
@@ -403,11 +447,17 @@ static void release_held(struct peer_in *in)
 
 static void answer_hello(struct peer_in *in, const struct wire_header *request, int rc, const char *text)
 {
+    in_assert(in);
     struct peers *p = in->peers;
     struct hello hello = {
-        .version_min = WIRE_VERSION_MIN, .version_max = WIRE_VERSION, .role = HELLO_PEER, .node = p->cfg.node,
-        .incarnation = p->cfg.incarnation, .cluster_id = map_cluster_id(p->cfg.map),
-        .map_version = map_version(p->cfg.map), .feature_level = MAP_FEATURE_LEVEL,
+        .version_min = WIRE_VERSION_MIN,
+        .version_max = WIRE_VERSION,
+        .role = HELLO_PEER,
+        .node = p->cfg.node,
+        .incarnation = p->cfg.incarnation,
+        .cluster_id = map_cluster_id(p->cfg.map),
+        .map_version = map_version(p->cfg.map),
+        .feature_level = MAP_FEATURE_LEVEL,
     };
     uint8_t body[HELLO_BYTES];
     strncpy(hello.text, text, sizeof(hello.text) - 1);
@@ -421,6 +471,7 @@ static void answer_hello(struct peer_in *in, const struct wire_header *request, 
 /* 0: welcome; -EAGAIN: our map does not know it yet; else refused. */
 static int judge_hello(struct peers *p, const struct wire_header *h, const struct hello *hello, const char **ret_text)
 {
+    peers_assert(p);
     const struct map_node *node = map_node_by_id(p->cfg.map, hello->node);
     uint16_t version;
     *ret_text = "";
@@ -453,6 +504,7 @@ static int judge_hello(struct peers *p, const struct wire_header *h, const struc
 
 static void try_hello(struct peer_in *in)
 {
+    in_assert(in);
     struct peers *p = in->peers;
     struct hello hello;
     const char *text = "malformed hello";
@@ -482,6 +534,7 @@ static void try_hello(struct peer_in *in)
 
 void peers_accept(struct peers *p, struct link *link, struct msg *hello_msg)
 {
+    peers_assert(p);
     struct peer_in *in = calloc(1, sizeof(*in));
     if (!in)
         abort();
@@ -498,6 +551,7 @@ void peers_accept(struct peers *p, struct link *link, struct msg *hello_msg)
 void peers_reply(struct peers *p, const struct peer_source *source, const struct wire_header *request,
                  struct wire_header *reply, const void *body, struct buf *payload, uint32_t payload_offset)
 {
+    peers_assert(p);
     assert(source->node <= MAP_NODES_MAX);
     struct peer_in *in = p->in[source->node];
     if (!in || in->connection != source->connection || in->closing || request->request_id == 0)
@@ -513,6 +567,7 @@ void peers_reply(struct peers *p, const struct peer_source *source, const struct
 
 static void check_node(struct peers *p, uint32_t id)
 {
+    peers_assert(p);
     struct peer_out *out = &p->out[id];
     const struct map_node *node = map_node_by_id(p->cfg.map, id);
     bool wanted = node && node->up && id != p->cfg.node;
@@ -526,9 +581,11 @@ static void check_node(struct peers *p, uint32_t id)
 
 void peers_map_changed(struct peers *p)
 {
+    peers_assert(p);
     if (p->closing)
         return;
-    list_for_each_safe(pos, tmp, &p->ins) {
+    list_for_each_safe(pos, tmp, &p->ins)
+    {
         struct peer_in *in = list_entry(pos, struct peer_in, link_node);
         if (in->hello && !in->closing)
             try_hello(in);
@@ -541,6 +598,7 @@ void peers_map_changed(struct peers *p)
 
 static void ping(struct peer_out *out, uint64_t now)
 {
+    out_assert(out);
     if (now - out->received_ns > DEAD_AFTER_NS) {
         log_info("node %u is silent: closing its link", out->node);
         if (out->peers->cfg.callbacks.suspect)
@@ -567,7 +625,8 @@ static void tick(struct env_timer *timer)
         else if (out->state == OUT_DOWN && now >= out->retry_at_ns && id != p->cfg.node)
             out_connect(out);
     }
-    list_for_each_safe(pos, tmp, &p->ins) {
+    list_for_each_safe(pos, tmp, &p->ins)
+    {
         struct peer_in *in = list_entry(pos, struct peer_in, link_node);
         if (in->hello && !in->closing)
             try_hello(in);
@@ -603,6 +662,7 @@ struct peers *peers_create(const struct peers_config *config)
 
 void peers_close(struct peers *p, void (*cb)(void *arg), void *arg)
 {
+    peers_assert(p);
     p->closing = true;
     p->closed = cb;
     p->closed_arg = arg;
@@ -610,7 +670,8 @@ void peers_close(struct peers *p, void (*cb)(void *arg), void *arg)
     for (uint32_t i = 0; i <= MAP_NODES_MAX; i++)
         if (p->out[i].link)
             link_close(p->out[i].link);
-    list_for_each_safe(pos, tmp, &p->ins) {
+    list_for_each_safe(pos, tmp, &p->ins)
+    {
         in_end(list_entry(pos, struct peer_in, link_node));
     }
     if (p->links == 0)

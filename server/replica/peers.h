@@ -46,8 +46,9 @@ struct peers_callbacks {
     void (*request)(void *arg, const struct peer_source *source, struct msg *msg);
     void (*peer_up)(void *arg, uint32_t node);   /* our link to it is ready for requests */
     void (*peer_down)(void *arg, uint32_t node); /* our link to it ended; its requests failed already */
-    void (*source_lost)(void *arg, const struct peer_source *source); /* R5: nothing of this link is processed any more */
-    void (*suspect)(void *arg, uint32_t node);   /* refused or reset: a hint for the control plane (R10) */
+    void (*source_lost)(void *arg,
+                        const struct peer_source *source); /* R5: nothing of this link is processed any more */
+    void (*suspect)(void *arg, uint32_t node);             /* refused or reset: a hint for the control plane (R10) */
 };
 
 struct peers_config {

@@ -18,6 +18,8 @@
 
 static void read_done(struct store_io *io, int rc)
 {
+    assert(rc <= 0);
+    assert(io->owner != NULL);
     struct op_ctx *ctx = io->owner;
     struct replica *rep = ctx->replica;
     if (ctx_ended_meanwhile(ctx))
@@ -39,12 +41,20 @@ static void read_done(struct store_io *io, int rc)
 
 void op_read_start(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica_op *op = ctx->op;
     assert(op->offset % STORE_BLOCK_BYTES == 0 && op->length % STORE_BLOCK_BYTES == 0);
     ctx->state = CTX_SENT;
     ctx->io = (struct store_io){
-        .shard = ctx->replica->shard, .op = STORE_READ, .generation = ctx->generation, .offset = op->offset,
-        .length = op->length, .buf = op->buf, .buf_offset = op->buf_offset, .crcs = op->crcs, .cb = read_done,
+        .shard = ctx->replica->shard,
+        .op = STORE_READ,
+        .generation = ctx->generation,
+        .offset = op->offset,
+        .length = op->length,
+        .buf = op->buf,
+        .buf_offset = op->buf_offset,
+        .crcs = op->crcs,
+        .cb = read_done,
         .owner = ctx,
     };
     ctx->io_busy = true;
@@ -55,6 +65,7 @@ void op_read_start(struct op_ctx *ctx)
 
 static void repair_failed(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     struct replicas *r = rep->set;
     log_error("volume %llu shard %u offset %llu: damaged here and no other in_sync member has a good copy",
@@ -77,6 +88,8 @@ static void repair_failed(struct op_ctx *ctx)
 
 static void repair_written(struct store_io *io, int rc)
 {
+    assert(rc <= 0);
+    assert(io->owner != NULL);
     struct op_ctx *ctx = io->owner;
     struct replica *rep = ctx->replica;
     if (ctx_ended_meanwhile(ctx)) {
@@ -99,6 +112,7 @@ static void repair_written(struct store_io *io, int rc)
 
 static bool payload_good(const struct op_ctx *ctx, const struct msg *msg, uint32_t *crcs)
 {
+    ctx_assert(ctx);
     uint32_t blocks = ctx->length / STORE_BLOCK_BYTES;
     if (msg->header.payload_len != ctx->length || msg->header.body_len != blocks * 4u)
         return false;
@@ -110,6 +124,8 @@ static void repair_next(struct op_ctx *ctx);
 
 static void repair_answered(struct peer_request *req, int rc)
 {
+    assert(rc <= 0);
+    assert(req->owner != NULL);
     struct op_ctx *ctx = req->owner;
     struct replica *rep = ctx->replica;
     ctx->repair_busy = false;
@@ -125,9 +141,18 @@ static void repair_answered(struct peer_request *req, int rc)
     }
     memcpy(into->data + into_offset, req->reply->payload->data, ctx->length);
     ctx->io = (struct store_io){
-        .shard = rep->shard, .op = STORE_WRITE, .generation = ctx->generation, .epoch = rep->map.epoch,
-        .lsn_n = rep->next_n, .offset = ctx->offset, .length = ctx->length, .buf = into, .buf_offset = into_offset,
-        .crcs = ctx->crcs, .cb = repair_written, .owner = ctx,
+        .shard = rep->shard,
+        .op = STORE_WRITE,
+        .generation = ctx->generation,
+        .epoch = rep->map.epoch,
+        .lsn_n = rep->next_n,
+        .offset = ctx->offset,
+        .length = ctx->length,
+        .buf = into,
+        .buf_offset = into_offset,
+        .crcs = ctx->crcs,
+        .cb = repair_written,
+        .owner = ctx,
     };
     ctx->io_busy = true;
     rep->drive_writes++;
@@ -136,6 +161,7 @@ static void repair_answered(struct peer_request *req, int rc)
 
 static void repair_next(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     while (ctx->repair_next < rep->map.member_count) {
         const struct map_member *m = &rep->map.members[ctx->repair_next++];
@@ -157,6 +183,7 @@ static void repair_next(struct op_ctx *ctx)
 
 void repair_start(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     assert(!ctx->io_busy && !ctx->repair_busy);
     assert(ctx->unlocked || ctx->lock.exclusive);
     assert(ctx->length > 0);

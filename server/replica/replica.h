@@ -37,7 +37,7 @@ struct replica_op {
     uint32_t length; /* bytes; WRITE: whole blocks, or a piece inside one block */
     struct buf *buf; /* READ, WRITE: data at buf->data + buf_offset, 4 KiB aligned */
     uint32_t buf_offset;
-    uint32_t *crcs; /* WRITE: in; READ: out, may be NULL: one CRC32C a block (or of the piece) */
+    uint32_t *crcs;            /* WRITE: in; READ: out, may be NULL: one CRC32C a block (or of the piece) */
     struct peer_source source; /* node 0: the local gateway */
     void (*cb)(struct replica_op *op, int rc);
     void *owner;
@@ -74,10 +74,10 @@ struct replicas_config {
     const struct map *map;
     uint32_t node;
     uint64_t incarnation;
-    uint64_t drop_after_ns;       /* a member unreachable this long is reported (R8), default 1 s */
-    uint32_t sync_shards_max;     /* concurrent resyncs as source, default 2 (R17) */
-    uint32_t sync_chunks_max;     /* chunks in flight per resync, default 4 */
-    uint64_t sync_bytes_per_s;    /* 0: no limit */
+    uint64_t drop_after_ns;    /* a member unreachable this long is reported (R8), default 1 s */
+    uint32_t sync_shards_max;  /* concurrent resyncs as source, default 2 (R17) */
+    uint32_t sync_chunks_max;  /* chunks in flight per resync, default 4 */
+    uint64_t sync_bytes_per_s; /* 0: no limit */
     struct replicas_callbacks callbacks;
     void *arg;
 };
@@ -86,7 +86,7 @@ struct replicas *replicas_create(const struct replicas_config *config);
 /* The daemon ends: steps down everywhere, every op ends, messages are dropped. Call replicas_quiet until it holds (peers and store
  * are needed till then), then replicas_destroy. */
 void replicas_stop(struct replicas *r);
-bool replicas_quiet(const struct replicas *r); /* nothing refers to a shard of the store any more */
+bool replicas_quiet(const struct replicas *r);    /* nothing refers to a shard of the store any more */
 void replicas_destroy(struct replicas *replicas); /* no op in flight: fails what is parked with -ECANCELED first */
 
 /* The map's observer, forwarded: */

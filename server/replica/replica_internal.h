@@ -14,11 +14,13 @@
 #ifndef ASHLAR_SERVER_REPLICA_REPLICA_INTERNAL_H
 #define ASHLAR_SERVER_REPLICA_REPLICA_INTERNAL_H
 
+#include <assert.h>
+
 #include "common/list.h"
 #include "common/map_u64.h"
 #include "server/replica/replica.h"
 
-#define REPLICA_WINDOW_MAX 8000u   /* entries a RAISE answer must be able to carry */
+#define REPLICA_WINDOW_MAX 8000u    /* entries a RAISE answer must be able to carry */
 #define REPLICA_COMMIT_LAG_MAX 512u /* a COMMIT is sent when a member's window may hold this many retired entries */
 #define REPLICA_COMMIT_IDLE_NS ENV_MS(50)
 #define REPLICA_RETRY_NS ENV_MS(100)
@@ -88,12 +90,12 @@ struct op_ctx {
     struct replica_op *op; /* CTX_CLIENT; NULL once answered early */
     enum ctx_kind kind;
     enum ctx_state state;
-    bool started;   /* something of it may be on a drive: it must be re-sent or healed, never forgotten (R7) */
-    bool io_busy;   /* io is with the store */
-    bool dead;      /* free as soon as nothing is busy */
-    bool healing;   /* session refused: equalise the members, then answer -ESTALE */
-    bool takeover;  /* CTX_HEAL of a takeover: dies with its epoch */
-    bool unlocked;  /* of a takeover in COPYING, or a copy while PARKED: nothing else writes then */
+    bool started;  /* something of it may be on a drive: it must be re-sent or healed, never forgotten (R7) */
+    bool io_busy;  /* io is with the store */
+    bool dead;     /* free as soon as nothing is busy */
+    bool healing;  /* session refused: equalise the members, then answer -ESTALE */
+    bool takeover; /* CTX_HEAL of a takeover: dies with its epoch */
+    bool unlocked; /* of a takeover in COPYING, or a copy while PARKED: nothing else writes then */
     bool local_done;
     bool exclusive_read;
     uint16_t wire_op; /* WIRE_WRITE or WIRE_ZERO (what REPLICATE applies), WIRE_READ */
@@ -110,14 +112,14 @@ struct op_ctx {
     uint32_t reserved_units; /* own store */
     uint32_t spend_units;    /* most a member may allocate for it */
     uint32_t exact_units[MAP_MEMBERS_MAX];
-    uint32_t exact_mask;     /* member indices that granted exactly this write (reserve.c) */
+    uint32_t exact_mask; /* member indices that granted exactly this write (reserve.c) */
     struct store_io io;
     struct peer_request repair; /* REPAIR_READ in flight */
     uint32_t repair_next;       /* member index tried next */
     bool repair_busy;
     uint32_t target_count;
     struct target targets[MAP_MEMBERS_MAX];
-    uint32_t copy_node; /* CTX_COPY: the member being synced */
+    uint32_t copy_node;                       /* CTX_COPY: the member being synced */
     void (*done)(struct op_ctx *ctx, int rc); /* CTX_HEAL, CTX_COPY */
     void *owner;
     struct env_task task;
@@ -169,21 +171,21 @@ struct replica {
     struct replicas *set;
     uint64_t volume;
     uint32_t index;
-    struct map_shard map;   /* copy of the map's record at the version last looked at */
+    struct map_shard map; /* copy of the map's record at the version last looked at */
     struct store_shard *shard;
     uint64_t instance;
     enum replica_phase phase;
     bool in_table;
     uint64_t next_n;
-    uint64_t commit_n;       /* of map.epoch, while primary */
-    uint64_t commit_told_n;  /* last sent to the members */
+    uint64_t commit_n;                     /* of map.epoch, while primary */
+    uint64_t commit_told_n;                /* last sent to the members */
     uint64_t acked_writes, flushed_writes; /* counters: dirty when they differ (R13) */
-    uint64_t writes_done;    /* numbered writes that ended */
-    uint32_t ctx_count;      /* contexts that name this replica, waiting for answers ones too */
-    uint32_t drive_writes;   /* accepted writes whose store write has not completed */
-    uint32_t digests; /* of a primary that syncs us, in flight */
-    struct list_node ops;    /* op_ctx */
-    struct list_node sent;   /* op_ctx by sent_link */
+    uint64_t writes_done;                  /* numbered writes that ended */
+    uint32_t ctx_count;                    /* contexts that name this replica, waiting for answers ones too */
+    uint32_t drive_writes;                 /* accepted writes whose store write has not completed */
+    uint32_t digests;                      /* of a primary that syncs us, in flight */
+    struct list_node ops;                  /* op_ctx */
+    struct list_node sent;                 /* op_ctx by sent_link */
     struct list_node locks;
     struct list_node parked; /* replica_op */
     struct list_node window;
@@ -192,7 +194,7 @@ struct replica {
     struct takeover takeover;
     struct sync *syncs[MAP_MEMBERS_MAX];
     uint32_t sync_count;
-    struct env_timer retry; /* takeover retries, drop_after, commit on idle */
+    struct env_timer retry;      /* takeover retries, drop_after, commit on idle */
     struct list_node dirty_link; /* volume_dirty list: shards with unflushed writes */
     struct list_node activate_link;
     uint64_t unreachable_since[MAP_MEMBERS_MAX]; /* by member index; 0: reachable */
@@ -221,8 +223,8 @@ struct flush_job;
 struct replicas {
     struct replicas_config cfg;
     struct env *env;
-    struct map_u64 by_shard; /* key (volume, shard) -> replica */
-    struct list_node dirty;   /* replicas with unflushed acknowledged writes */
+    struct map_u64 by_shard;   /* key (volume, shard) -> replica */
+    struct list_node dirty;    /* replicas with unflushed acknowledged writes */
     struct list_node activate; /* replicas whose epoch awaits EPOCH_ACTIVE */
     struct env_task activate_task;
     bool activate_scheduled;
@@ -234,7 +236,8 @@ struct replicas {
     struct list_node free_ctx, free_window;
     uint32_t ctx_count;
     struct list_node flush_jobs;
-    uint32_t flushes; /* of the store, in flight */
+    uint32_t flushes;     /* of the store, in flight */
+    uint32_t activations; /* proposed and not answered */
     struct list_node credit_waiters;
     uint32_t syncs_running;
     struct env_timer tick;
@@ -242,6 +245,57 @@ struct replicas {
     bool in_submit; /* completions are deferred: never inside replicas_submit */
     struct replicas_stats stats;
 };
+
+/* What holds whenever a function of this room is entered. */
+static inline void set_assert(const struct replicas *r)
+{
+    assert(r != NULL && r->env != NULL);
+    assert(r->cfg.node > 0 && r->cfg.node <= MAP_NODES_MAX);
+}
+
+static inline void replica_assert(const struct replica *rep)
+{
+    assert(rep != NULL && rep->set != NULL);
+    assert(rep->map.member_count <= MAP_MEMBERS_MAX);
+    assert(rep->sync_count <= MAP_MEMBERS_MAX);
+    assert(rep->commit_told_n <= rep->commit_n);
+    assert(rep->ctx_count <= rep->set->ctx_count);
+}
+
+static inline void ctx_assert(const struct op_ctx *ctx)
+{
+    assert(ctx != NULL && ctx->replica != NULL);
+    assert(ctx->target_count <= MAP_MEMBERS_MAX);
+    assert(ctx->length <= STORE_REGION_BYTES);
+    if (ctx->buf_owned)
+        assert(ctx->buf != NULL);
+    if (ctx->kind == CTX_CLIENT)
+        assert(!ctx->takeover);
+}
+
+static inline void target_assert(const struct target *target)
+{
+    assert(target != NULL && target->ctx != NULL);
+    assert(target->node > 0 && target->node <= MAP_NODES_MAX);
+}
+
+static inline void window_assert(const struct window_entry *entry)
+{
+    assert(entry != NULL && entry->replica != NULL);
+    assert(entry->n > 0 && entry->length > 0);
+}
+
+static inline void takeover_assert(const struct takeover *t)
+{
+    assert(t->range_next <= t->range_count);
+    assert(t->range_count <= t->range_capacity);
+    assert(t->raise_count <= MAP_MEMBERS_MAX);
+}
+
+static inline void drain_assert(const struct drain_wait *wait)
+{
+    assert(wait != NULL && wait->replica != NULL);
+}
 
 /* replicas.c */
 struct replica *replica_find(struct replicas *r, uint64_t volume, uint32_t shard);
@@ -269,18 +323,19 @@ void op_admit(struct replica *rep, struct replica_op *op);
 void op_start(struct op_ctx *ctx);
 void op_finish(struct op_ctx *ctx, int rc);
 void op_complete_later(struct replicas *r, struct replica_op *op, int rc);
-void ops_resume(struct replica *rep);  /* on SERVING: re-send, start, admit what was parked */
+void ops_resume(struct replica *rep); /* on SERVING: re-send, start, admit what was parked */
 void ops_lease_renewed(struct replica *rep);
 void ops_abort(struct replica *rep, int rc); /* not primary any more */
 void op_abort(struct op_ctx *ctx, int rc);
-void ctx_kill(struct op_ctx *ctx);          /* lets go of everything not busy; frees when nothing is */
+void ctx_kill(struct op_ctx *ctx); /* lets go of everything not busy; frees when nothing is */
 /* First thing of every store completion: true when ctx was aborted meanwhile and is gone now. */
 bool ctx_ended_meanwhile(struct op_ctx *ctx);
 void ctx_lock_granted(struct range_lock *lock);
 
 /* write.c */
 void op_write_start(struct op_ctx *ctx);
-void write_send(struct op_ctx *ctx, bool local); /* numbers it and sends it to every target; local: write here as well */
+void write_send(struct op_ctx *ctx,
+                bool local); /* numbers it and sends it to every target; local: write here as well */
 void write_check_done(struct op_ctx *ctx);
 void write_peer_up(struct replica *rep, uint32_t node);
 void write_commit_advance(struct replica *rep);

@@ -25,16 +25,20 @@
 
 struct replica *replica_find(struct replicas *r, uint64_t volume, uint32_t shard)
 {
+    set_assert(r);
     return map_u64_get2(&r->by_shard, volume, shard);
 }
 
 const struct map_volume *replica_volume(const struct replica *rep)
 {
+    replica_assert(rep);
     return map_volume_by_id(rep->set->cfg.map, rep->volume);
 }
 
 uint32_t replica_member_index(const struct replica *rep, uint32_t node)
 {
+    assert(node <= MAP_NODES_MAX);
+    replica_assert(rep);
     for (uint32_t i = 0; i < rep->map.member_count; i++)
         if (rep->map.members[i].node == node)
             return i;
@@ -43,6 +47,7 @@ uint32_t replica_member_index(const struct replica *rep, uint32_t node)
 
 bool replica_lease_valid(struct replica *rep)
 {
+    replica_assert(rep);
     struct replicas *r = rep->set;
     /* R9: the clock is read afresh, and the lease covers a shard only as far as the map version it was granted for. */
     return rep->map.changed_version <= r->lease_map_version && env_now_ns(r->env) < r->lease_until_ns;
@@ -50,6 +55,7 @@ bool replica_lease_valid(struct replica *rep)
 
 void replica_header(const struct replica *rep, struct wire_header *h, uint16_t opcode)
 {
+    replica_assert(rep);
     assert(!WIRE_IS_REPLY(opcode));
     memset(h, 0, sizeof(*h));
     h->opcode = opcode;
@@ -64,6 +70,7 @@ void replica_header(const struct replica *rep, struct wire_header *h, uint16_t o
 
 struct op_ctx *ctx_alloc(struct replica *rep)
 {
+    replica_assert(rep);
     struct replicas *r = rep->set;
     struct list_node *node = list_pop_front(&r->free_ctx);
     struct op_ctx *ctx = node ? list_entry(node, struct op_ctx, link) : malloc(sizeof(*ctx));
@@ -102,6 +109,7 @@ void ctx_free(struct op_ctx *ctx)
 struct window_entry *window_add(struct replica *rep, uint64_t epoch, uint64_t n, uint64_t offset, uint32_t length,
                                 uint32_t generation)
 {
+    replica_assert(rep);
     struct replicas *r = rep->set;
     struct list_node *node = list_pop_front(&r->free_window);
     struct window_entry *entry = node ? list_entry(node, struct window_entry, link) : malloc(sizeof(*entry));
@@ -121,6 +129,7 @@ struct window_entry *window_add(struct replica *rep, uint64_t epoch, uint64_t n,
 
 void window_remove(struct window_entry *entry)
 {
+    window_assert(entry);
     struct replica *rep = entry->replica;
     assert(!entry->busy);
     assert(rep->window_count > 0);
@@ -133,7 +142,9 @@ void window_remove(struct window_entry *entry)
 /* R2: an entry is retired only by the commit point of its own epoch ... */
 void window_retire(struct replica *rep, uint64_t epoch, uint64_t commit_n)
 {
-    list_for_each_safe(pos, tmp, &rep->window) {
+    replica_assert(rep);
+    list_for_each_safe(pos, tmp, &rep->window)
+    {
         struct window_entry *entry = list_entry(pos, struct window_entry, link);
         if (entry->epoch == epoch && entry->n <= commit_n && !entry->busy)
             window_remove(entry);
@@ -145,7 +156,9 @@ void window_retire(struct replica *rep, uint64_t epoch, uint64_t commit_n)
 /* ... or by a takeover that names it. */
 void window_retire_older(struct replica *rep, uint64_t epoch)
 {
-    list_for_each_safe(pos, tmp, &rep->window) {
+    replica_assert(rep);
+    list_for_each_safe(pos, tmp, &rep->window)
+    {
         struct window_entry *entry = list_entry(pos, struct window_entry, link);
         if (entry->epoch < epoch && !entry->busy)
             window_remove(entry);
@@ -154,6 +167,7 @@ void window_retire_older(struct replica *rep, uint64_t epoch)
 
 void replica_drive_write_done(struct replica *rep)
 {
+    replica_assert(rep);
     assert(rep->drive_writes > 0);
     rep->drive_writes--;
     if (rep->drive_writes > 0)
@@ -165,8 +179,11 @@ void replica_drive_write_done(struct replica *rep)
 
 /* ---- following the map ---- */
 
-static struct replica *replica_create(struct replicas *r, const struct map_volume *volume, const struct map_shard *shard)
+static struct replica *replica_create(struct replicas *r, const struct map_volume *volume,
+                                      const struct map_shard *shard)
 {
+    assert(volume != NULL && volume->id != 0);
+    set_assert(r);
     struct replica *rep = calloc(1, sizeof(*rep));
     if (!rep)
         abort();
@@ -187,6 +204,7 @@ static struct replica *replica_create(struct replicas *r, const struct map_volum
 
 static uint64_t shard_bytes_of(const struct map_volume *volume, uint32_t index)
 {
+    assert(volume != NULL && volume->id != 0);
     uint64_t start = volume->shard_bytes * index;
     uint64_t left = volume->size > start ? volume->size - start : 0;
     uint64_t bytes = left < volume->shard_bytes ? left : volume->shard_bytes;
@@ -196,6 +214,8 @@ static uint64_t shard_bytes_of(const struct map_volume *volume, uint32_t index)
 
 static int open_shard(struct replica *rep, const struct map_volume *volume, const struct map_member *member)
 {
+    assert(volume != NULL && volume->id != 0);
+    replica_assert(rep);
     struct store_shard_id id = {.volume = rep->volume, .shard = rep->index, .instance = member->instance};
     assert(rep->shard == NULL);
     int rc = store_shard_open(rep->set->cfg.store, &id, shard_bytes_of(volume, rep->index), &rep->shard);
@@ -206,7 +226,9 @@ static int open_shard(struct replica *rep, const struct map_volume *volume, cons
 
 static void forget_window(struct replica *rep)
 {
-    list_for_each_safe(pos, tmp, &rep->window) {
+    replica_assert(rep);
+    list_for_each_safe(pos, tmp, &rep->window)
+    {
         window_remove(list_entry(pos, struct window_entry, link));
     }
 }
@@ -214,12 +236,15 @@ static void forget_window(struct replica *rep)
 /* Nothing refers to the shard any more: give the store handle back. */
 static bool replica_quiet(const struct replica *rep)
 {
-    return rep->drive_writes == 0 && rep->digests == 0 && rep->ctx_count == 0 && list_empty(&rep->drains) && rep->sync_count == 0 &&
-           !rep->takeover.restamp_busy && rep->takeover.copies_busy == 0 && !rep->drop_proposed && !rep->move_proposed;
+    replica_assert(rep);
+    return rep->drive_writes == 0 && rep->digests == 0 && rep->ctx_count == 0 && list_empty(&rep->drains) &&
+           rep->sync_count == 0 && !rep->takeover.restamp_busy && rep->takeover.copies_busy == 0 &&
+           !rep->drop_proposed && !rep->move_proposed;
 }
 
 static void replica_release(struct replica *rep)
 {
+    replica_assert(rep);
     struct replicas *r = rep->set;
     assert(replica_quiet(rep));
     takeover_cancel(rep);
@@ -242,6 +267,7 @@ static void replica_release(struct replica *rep)
 
 void replica_step_down(struct replica *rep)
 {
+    replica_assert(rep);
     if (rep->phase != PHASE_IDLE) {
         log_info("volume %llu shard %u: not primary any more in epoch %llu", (unsigned long long)rep->volume,
                  rep->index, (unsigned long long)rep->map.epoch);
@@ -257,6 +283,7 @@ void replica_step_down(struct replica *rep)
 
 static void epoch_changed(struct replica *rep)
 {
+    replica_assert(rep);
     struct replicas *r = rep->set;
     const struct map_member *self = map_member_of(&rep->map, r->cfg.node);
     bool primary = self && rep->map.primary == r->cfg.node && (self->flags & MAP_MEMBER_IN_SYNC) &&
@@ -279,6 +306,7 @@ static void epoch_changed(struct replica *rep)
 
 static void removed_here(struct replica *rep)
 {
+    replica_assert(rep);
     replica_step_down(rep);
     rep->map.epoch = UINT64_MAX; /* every message is of an older epoch now (I5) */
     if (replica_quiet(rep))
@@ -287,6 +315,8 @@ static void removed_here(struct replica *rep)
 
 void replicas_shard_changed(struct replicas *r, const struct map_volume *volume, const struct map_shard *shard)
 {
+    assert(volume != NULL && volume->id != 0);
+    set_assert(r);
     const struct map_member *self = map_member_of(shard, r->cfg.node);
     struct replica *rep = replica_find(r, volume->id, shard->index);
     if (!self) {
@@ -326,6 +356,8 @@ void replicas_shard_changed(struct replicas *r, const struct map_volume *volume,
 
 void replicas_volume_changed(struct replicas *r, const struct map_volume *volume)
 {
+    assert(volume != NULL && volume->id != 0);
+    set_assert(r);
     /* A newer session or a resize: waiting requests of older sessions fail when they get their lock (I6). */
     (void)r;
     (void)volume;
@@ -333,6 +365,7 @@ void replicas_volume_changed(struct replicas *r, const struct map_volume *volume
 
 static void volume_removed_shard(struct replicas *r, uint64_t volume, uint32_t index)
 {
+    set_assert(r);
     struct replica *rep = replica_find(r, volume, index);
     if (rep)
         removed_here(rep);
@@ -340,6 +373,7 @@ static void volume_removed_shard(struct replicas *r, uint64_t volume, uint32_t i
 
 void replicas_volume_removed(struct replicas *r, uint64_t volume)
 {
+    set_assert(r);
     const struct map_volume *v = map_volume_by_id(r->cfg.map, volume);
     for (uint32_t i = 0; v && i < v->shard_count; i++)
         volume_removed_shard(r, volume, i);
@@ -347,12 +381,14 @@ void replicas_volume_removed(struct replicas *r, uint64_t volume)
 
 void replicas_node_changed(struct replicas *r, const struct map_node *node)
 {
+    set_assert(r);
     if (!node->up)
         reserve_peer_down(r, node->id);
 }
 
 static void reset_volume(void *arg, const struct map_volume *volume)
 {
+    assert(volume != NULL && volume->id != 0);
     struct replicas *r = arg;
     for (uint32_t i = 0; i < volume->shard_count; i++)
         replicas_shard_changed(r, volume, &volume->shards[i]);
@@ -360,6 +396,7 @@ static void reset_volume(void *arg, const struct map_volume *volume)
 
 void replicas_map_reset(struct replicas *r)
 {
+    set_assert(r);
     const struct map_u64_slot *slot;
     bool again = true;
     while (again) { /* removed_here changes the table: restart the walk after each removal */
@@ -379,6 +416,7 @@ void replicas_map_reset(struct replicas *r)
 
 void replicas_map_settled(struct replicas *r)
 {
+    set_assert(r);
     if (r->lease_next_version && map_version(r->cfg.map) >= r->lease_next_version)
         replicas_lease(r, r->lease_next_until_ns, r->lease_next_version);
     flush_map_changed(r);
@@ -388,6 +426,7 @@ void replicas_map_settled(struct replicas *r)
 
 void replicas_lease(struct replicas *r, uint64_t until_ns, uint64_t version)
 {
+    set_assert(r);
     if (until_ns == 0) { /* void now */
         r->lease_until_ns = r->lease_next_version = 0;
         return;
@@ -413,6 +452,7 @@ void replicas_lease(struct replicas *r, uint64_t until_ns, uint64_t version)
 
 bool replicas_cut_off(const struct replicas *r)
 {
+    set_assert(r);
     assert(r->env != NULL);
     return r->lease_until_ns != 0 && env_now_ns(r->env) > r->lease_until_ns + CUT_OFF_NS;
 }
@@ -421,6 +461,8 @@ bool replicas_cut_off(const struct replicas *r)
 
 static void reopen_if_quiet(struct replicas *r, struct replica *rep)
 {
+    set_assert(r);
+    replica_assert(rep);
     uint64_t volume = rep->volume;
     uint32_t index = rep->index;
     if (!replica_quiet(rep))
@@ -433,6 +475,8 @@ static void reopen_if_quiet(struct replicas *r, struct replica *rep)
 
 static void tick_one(struct replicas *r, struct replica *rep)
 {
+    set_assert(r);
+    replica_assert(rep);
     if (rep->map.epoch == UINT64_MAX) {
         reopen_if_quiet(r, rep);
         return;
@@ -452,6 +496,7 @@ static void tick_one(struct replicas *r, struct replica *rep)
 
 static bool needs_tick(const struct replica *rep)
 {
+    replica_assert(rep);
     return rep->map.epoch == UINT64_MAX || rep->phase != PHASE_IDLE;
 }
 
@@ -476,6 +521,9 @@ static void tick(struct env_timer *timer)
 
 void replicas_message(struct replicas *r, const struct peer_source *source, struct msg *msg)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    assert(msg != NULL);
+    set_assert(r);
     if (r->closing) { /* the link goes next: the sender sees that */
         msg_free(msg);
         return;
@@ -487,22 +535,14 @@ void replicas_message(struct replicas *r, const struct peer_source *source, stru
     case WIRE_RAISE:
     case WIRE_TAKEOVER_DONE:
     case WIRE_REPAIR_READ:
-    case WIRE_DAMAGED:
-        backup_message(r, source, msg);
-        return;
-    case WIRE_MEMBER_FLUSH:
-        flush_message(r, source, msg);
-        return;
-    case WIRE_RESERVE:
-        reserve_message(r, source, msg);
-        return;
+    case WIRE_DAMAGED: backup_message(r, source, msg); return;
+    case WIRE_MEMBER_FLUSH: flush_message(r, source, msg); return;
+    case WIRE_RESERVE: reserve_message(r, source, msg); return;
     case WIRE_SYNC_START:
     case WIRE_SYNC_DIGEST:
     case WIRE_SYNC_EPOCH:
     case WIRE_SYNC_JOIN:
-    case WIRE_SYNC_END:
-        sync_target_message(r, source, msg);
-        return;
+    case WIRE_SYNC_END: sync_target_message(r, source, msg); return;
     default: {
         struct wire_header reply = {.status = -EBADMSG};
         peers_reply(r->cfg.peers, source, &msg->header, &reply, NULL, NULL, 0);
@@ -513,6 +553,8 @@ void replicas_message(struct replicas *r, const struct peer_source *source, stru
 
 void replicas_peer_up(struct replicas *r, uint32_t node)
 {
+    assert(node <= MAP_NODES_MAX);
+    set_assert(r);
     const struct map_u64_slot *slot;
     for (uint32_t at = 0; (slot = map_u64_next(&r->by_shard, &at));) {
         struct replica *rep = slot->value;
@@ -529,6 +571,8 @@ void replicas_peer_up(struct replicas *r, uint32_t node)
 
 void replicas_peer_down(struct replicas *r, uint32_t node)
 {
+    assert(node <= MAP_NODES_MAX);
+    set_assert(r);
     reserve_peer_down(r, node);
     const struct map_u64_slot *slot;
     for (uint32_t at = 0; (slot = map_u64_next(&r->by_shard, &at));) {
@@ -542,12 +586,15 @@ void replicas_peer_down(struct replicas *r, uint32_t node)
 
 void replicas_source_lost(struct replicas *r, const struct peer_source *source)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    set_assert(r);
     reserve_source_lost(r, source);
     /* R5: what a dead link asked for and has not begun is never begun. */
     const struct map_u64_slot *slot;
     for (uint32_t at = 0; (slot = map_u64_next(&r->by_shard, &at));) {
         struct replica *rep = slot->value;
-        list_for_each_safe(pos, tmp, &rep->parked) {
+        list_for_each_safe(pos, tmp, &rep->parked)
+        {
             struct replica_op *op = list_entry(pos, struct replica_op, link);
             if (op->source.node != source->node || op->source.connection != source->connection)
                 continue;
@@ -555,7 +602,8 @@ void replicas_source_lost(struct replicas *r, const struct peer_source *source)
             r->stats.parked_ops--;
             op_complete_later(r, op, -ECANCELED);
         }
-        list_for_each_safe(pos, tmp, &rep->ops) {
+        list_for_each_safe(pos, tmp, &rep->ops)
+        {
             struct op_ctx *ctx = list_entry(pos, struct op_ctx, link);
             if (!ctx->op || ctx->started || ctx->op->source.node != source->node ||
                 ctx->op->source.connection != source->connection)
@@ -568,6 +616,7 @@ void replicas_source_lost(struct replicas *r, const struct peer_source *source)
 
 void replicas_store_damaged(struct replicas *r, struct store_shard *shard, uint64_t offset)
 {
+    set_assert(r);
     struct store_shard_id id = store_shard_identity(shard);
     struct replica *rep = replica_find(r, id.volume, id.shard);
     if (!rep || rep->shard != shard)
@@ -587,6 +636,7 @@ void replicas_store_damaged(struct replicas *r, struct store_shard *shard, uint6
 
 void replicas_store_failed(struct replicas *r)
 {
+    set_assert(r);
     /* The control plane takes every role away (STORE_FAILED); until then nothing here completes. */
     log_error("the store failed: resigning from every shard");
     (void)r;
@@ -626,6 +676,7 @@ struct replicas *replicas_create(const struct replicas_config *config)
 
 static void free_pools(struct replicas *r)
 {
+    set_assert(r);
     struct list_node *node;
     while ((node = list_pop_front(&r->free_ctx)))
         free(list_entry(node, struct op_ctx, link));
@@ -635,6 +686,7 @@ static void free_pools(struct replicas *r)
 
 void replicas_stop(struct replicas *r)
 {
+    set_assert(r);
     assert(!r->closing);
     r->closing = true;
     env_timer_stop(r->env, &r->tick);
@@ -646,12 +698,13 @@ void replicas_stop(struct replicas *r)
 
 bool replicas_quiet(const struct replicas *r)
 {
+    set_assert(r);
     const struct map_u64_slot *slot;
     for (uint32_t at = 0; (slot = map_u64_next(&r->by_shard, &at));) {
         if (!replica_quiet(slot->value))
             return false;
     }
-    return r->ctx_count == 0 && r->flushes == 0;
+    return r->ctx_count == 0 && r->flushes == 0 && r->activations == 0 && list_empty(&r->activate);
 }
 
 void replicas_destroy(struct replicas *r)
@@ -677,6 +730,7 @@ void replicas_destroy(struct replicas *r)
 
 const struct replicas_stats *replicas_stats(const struct replicas *r)
 {
+    set_assert(r);
     struct replicas *mutable_r = (struct replicas *)(uintptr_t)r;
     mutable_r->stats.primaries = mutable_r->stats.serving = mutable_r->stats.ops_in_flight = 0;
     const struct map_u64_slot *slot;
@@ -691,6 +745,7 @@ const struct replicas_stats *replicas_stats(const struct replicas *r)
 
 uint32_t replicas_syncs(const struct replicas *r, struct replica_sync_info *ret_infos, uint32_t max)
 {
+    set_assert(r);
     uint32_t count = 0;
     const struct map_u64_slot *slot;
     for (uint32_t at = 0; count < max && (slot = map_u64_next(&r->by_shard, &at));)
@@ -701,6 +756,7 @@ uint32_t replicas_syncs(const struct replicas *r, struct replica_sync_info *ret_
 int replicas_extents(struct replicas *r, uint64_t volume, uint32_t shard, uint64_t offset, uint64_t length,
                      struct store_extent *ret_extents, uint32_t max, uint32_t *ret_count)
 {
+    set_assert(r);
     struct replica *rep = replica_find(r, volume, shard);
     if (!rep || rep->phase != PHASE_SERVING || !replica_lease_valid(rep))
         return -ESTALE;

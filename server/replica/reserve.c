@@ -25,6 +25,7 @@ static uint32_t units_spanned(uint64_t offset, uint32_t length)
 
 static void waiters_go_on(struct replicas *r)
 {
+    set_assert(r);
     struct list_node again;
     list_head_init(&again);
     struct list_node *node;
@@ -40,6 +41,8 @@ static void waiters_go_on(struct replicas *r)
 
 static void waiter_refused(struct replicas *r, struct op_ctx *ctx)
 {
+    set_assert(r);
+    ctx_assert(ctx);
     list_remove(&ctx->wait_link);
     op_finish(ctx, -ENOSPC);
     (void)r;
@@ -47,6 +50,8 @@ static void waiter_refused(struct replicas *r, struct op_ctx *ctx)
 
 static void reserve_reply(struct peer_request *req, int rc)
 {
+    assert(rc <= 0);
+    assert(req->owner != NULL);
     struct member_credit *credit = req->owner;
     struct replicas *r = credit->set;
     assert(credit->asking);
@@ -74,6 +79,7 @@ static void reserve_reply(struct peer_request *req, int rc)
 
 static void ask(struct op_ctx *ctx, struct member_credit *credit)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     struct replicas *r = rep->set;
     if (credit->asking || !peers_is_up(r->cfg.peers, credit->node))
@@ -92,6 +98,7 @@ static void ask(struct op_ctx *ctx, struct member_credit *credit)
 
 static bool members_grant(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     struct replicas *r = rep->set;
     bool granted = true;
@@ -112,6 +119,7 @@ static bool members_grant(struct op_ctx *ctx)
 
 int reserve_for_write(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     struct replicas *r = rep->set;
     ctx->spend_units = ctx->wire_op == WIRE_WRITE ? units_spanned(ctx->offset, ctx->length) : 0;
@@ -134,6 +142,7 @@ int reserve_for_write(struct op_ctx *ctx)
 
 void reserve_release(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     if (ctx->reserved_units == 0)
         return;
     store_unreserve(ctx->replica->set->cfg.store, ctx->reserved_units);
@@ -142,6 +151,7 @@ void reserve_release(struct op_ctx *ctx)
 
 void reserve_answered(struct replicas *r, uint32_t node, uint32_t spent, int32_t credits)
 {
+    set_assert(r);
     assert(node <= MAP_NODES_MAX);
     if (credits > 0 && (uint32_t)credits <= spent)
         r->credit[node].units += (uint32_t)credits;
@@ -149,6 +159,7 @@ void reserve_answered(struct replicas *r, uint32_t node, uint32_t spent, int32_t
 
 void reserve_peer_down(struct replicas *r, uint32_t node)
 {
+    set_assert(r);
     assert(node <= MAP_NODES_MAX);
     r->credit[node].units = 0;
 }
@@ -156,6 +167,7 @@ void reserve_peer_down(struct replicas *r, uint32_t node)
 /* Waiters whose question went lost, or whose set of members changed. */
 void reserve_tick(struct replicas *r)
 {
+    set_assert(r);
     if (!list_empty(&r->credit_waiters))
         waiters_go_on(r);
 }
@@ -164,6 +176,7 @@ void reserve_tick(struct replicas *r)
 
 void reserve_source_lost(struct replicas *r, const struct peer_source *source)
 {
+    set_assert(r);
     assert(source->node <= MAP_NODES_MAX);
     struct granted *granted = &r->granted[source->node];
     if (granted->source.connection != source->connection)
@@ -175,6 +188,7 @@ void reserve_source_lost(struct replicas *r, const struct peer_source *source)
 
 static struct granted *granted_to(struct replicas *r, const struct peer_source *source)
 {
+    set_assert(r);
     assert(source->node <= MAP_NODES_MAX);
     struct granted *granted = &r->granted[source->node];
     if (granted->source.connection != source->connection) {
@@ -189,6 +203,7 @@ static struct granted *granted_to(struct replicas *r, const struct peer_source *
 /* A write that spent credits ended: what it did not allocate, and as much more as can be reserved, goes back. */
 int32_t reserve_settle(struct replicas *r, const struct peer_source *source, uint32_t spent, uint32_t allocated)
 {
+    set_assert(r);
     assert(source->node <= MAP_NODES_MAX);
     struct granted *granted = &r->granted[source->node];
     if (granted->source.connection != source->connection || granted->units < spent)
@@ -207,6 +222,9 @@ int32_t reserve_settle(struct replicas *r, const struct peer_source *source, uin
 
 void reserve_message(struct replicas *r, const struct peer_source *source, struct msg *msg)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    assert(msg != NULL);
+    set_assert(r);
     const struct wire_header *q = &msg->header;
     struct wire_header reply = {.status = -ESTALE};
     struct replica *rep = replica_find(r, q->volume, q->shard);

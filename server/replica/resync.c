@@ -58,15 +58,31 @@ struct sync {
     uint64_t todo[STORE_SHARD_CHUNKS / 64];
 };
 
+static void sync_assert(const struct sync *s)
+{
+    assert(s != NULL && s->replica != NULL);
+    assert(s->todo_count <= STORE_SHARD_CHUNKS);
+    assert(s->cursor < STORE_SHARD_CHUNKS);
+}
+
+static void chunk_assert(const struct sync_chunk *c)
+{
+    assert(c != NULL && c->sync != NULL);
+    assert(c->chunk < STORE_SHARD_CHUNKS);
+    assert(c->next_block <= STORE_CHUNK_BLOCKS);
+}
+
 /* ---- the list ---- */
 
 static bool listed(const struct sync *s, uint32_t chunk)
 {
+    sync_assert(s);
     return (s->todo[chunk / 64] >> (chunk % 64)) & 1u;
 }
 
 static void list_chunk(struct sync *s, uint32_t chunk)
 {
+    sync_assert(s);
     assert(chunk < STORE_SHARD_CHUNKS);
     if (listed(s, chunk))
         return;
@@ -77,6 +93,7 @@ static void list_chunk(struct sync *s, uint32_t chunk)
 
 static void unlist_chunk(struct sync *s, uint32_t chunk)
 {
+    sync_assert(s);
     assert(listed(s, chunk) && s->todo_count > 0);
     s->todo[chunk / 64] &= ~(1ull << (chunk % 64));
     s->todo_count--;
@@ -84,6 +101,7 @@ static void unlist_chunk(struct sync *s, uint32_t chunk)
 
 static void list_own(struct sync *s)
 {
+    sync_assert(s);
     struct store_chunk_info infos[128];
     uint32_t from = 0;
     while (from < STORE_SHARD_CHUNKS) {
@@ -100,6 +118,8 @@ static void list_own(struct sync *s)
 
 static struct sync *sync_find(const struct replica *rep, uint32_t node)
 {
+    assert(node <= MAP_NODES_MAX);
+    replica_assert(rep);
     for (uint32_t i = 0; i < rep->sync_count; i++)
         if (rep->syncs[i]->node == node)
             return rep->syncs[i];
@@ -108,6 +128,7 @@ static struct sync *sync_find(const struct replica *rep, uint32_t node)
 
 static void sync_idle(struct sync *s)
 {
+    sync_assert(s);
     if (!s->running)
         return;
     s->running = false;
@@ -117,12 +138,14 @@ static void sync_idle(struct sync *s)
 
 static void sync_free_if_quiet(struct sync *s)
 {
+    sync_assert(s);
     if (s->dead && s->chunks_busy == 0 && !s->add_busy)
         free(s);
 }
 
 static void sync_stop(struct sync *s)
 {
+    sync_assert(s);
     struct replica *rep = s->replica;
     if (s->request_busy)
         peers_abandon(rep->set->cfg.peers, &s->request);
@@ -134,7 +157,8 @@ static void sync_stop(struct sync *s)
     bool again = true;
     while (again) {
         again = false;
-        list_for_each(pos, &rep->ops) {
+        list_for_each(pos, &rep->ops)
+        {
             struct op_ctx *ctx = list_entry(pos, struct op_ctx, link);
             if (ctx->kind == CTX_COPY && ((struct sync_chunk *)ctx->owner)->sync == s) {
                 op_abort(ctx, -ECANCELED);
@@ -149,6 +173,7 @@ static void sync_stop(struct sync *s)
 
 void sync_stop_all(struct replica *rep)
 {
+    replica_assert(rep);
     while (rep->sync_count > 0)
         sync_stop(rep->syncs[0]);
 }
@@ -156,6 +181,7 @@ void sync_stop_all(struct replica *rep)
 /* Back to the beginning: the member missed something that only a new list shows. */
 static void sync_restart(struct sync *s)
 {
+    sync_assert(s);
     struct replicas *r = s->replica->set;
     s->state = SYNC_WAITING;
     if (s->request_busy)
@@ -172,6 +198,8 @@ static void sync_restart(struct sync *s)
 
 static void added(struct replica *rep, struct sync *s)
 {
+    replica_assert(rep);
+    sync_assert(s);
     struct wire_header h;
     replica_header(rep, &h, WIRE_SYNC_END);
     h.aux = 1;
@@ -185,12 +213,14 @@ static void added(struct replica *rep, struct sync *s)
 
 static bool wanted(const struct replica *rep, const struct map_member *m)
 {
+    replica_assert(rep);
     const struct map_node *node = map_node_by_id(rep->set->cfg.map, m->node);
     return !(m->flags & (MAP_MEMBER_IN_SYNC | MAP_MEMBER_LEAVING)) && node && node->up && !node->store_failed;
 }
 
 void sync_refresh(struct replica *rep)
 {
+    replica_assert(rep);
     if (rep->phase == PHASE_IDLE)
         return;
     for (uint32_t i = 0; i < rep->sync_count;) {
@@ -222,6 +252,8 @@ void sync_refresh(struct replica *rep)
 
 bool sync_is_target(const struct replica *rep, uint32_t node, bool *ret_joining)
 {
+    assert(node <= MAP_NODES_MAX);
+    replica_assert(rep);
     const struct sync *s = sync_find(rep, node);
     if (!s || s->state == SYNC_WAITING)
         return false;
@@ -231,6 +263,8 @@ bool sync_is_target(const struct replica *rep, uint32_t node, bool *ret_joining)
 
 void sync_forward_failed(struct replica *rep, uint32_t node, uint64_t offset, uint64_t length)
 {
+    assert(node <= MAP_NODES_MAX);
+    replica_assert(rep);
     struct sync *s = sync_find(rep, node);
     if (!s || s->state == SYNC_WAITING)
         return;
@@ -246,6 +280,8 @@ void sync_forward_failed(struct replica *rep, uint32_t node, uint64_t offset, ui
 
 void sync_peer_down(struct replica *rep, uint32_t node)
 {
+    assert(node <= MAP_NODES_MAX);
+    replica_assert(rep);
     struct sync *s = sync_find(rep, node);
     if (s && s->state != SYNC_WAITING && s->state != SYNC_ADDING)
         sync_restart(s);
@@ -253,6 +289,7 @@ void sync_peer_down(struct replica *rep, uint32_t node)
 
 bool sync_withholds_ack(const struct replica *rep)
 {
+    replica_assert(rep);
     for (uint32_t i = 0; i < rep->sync_count; i++)
         if (rep->syncs[i]->state == SYNC_ADDING)
             return true;
@@ -268,6 +305,8 @@ static void list_entry_seen(void *arg, const struct store_chunk_info *info)
 
 static void list_answered(struct peer_request *req, int rc)
 {
+    assert(rc <= 0);
+    assert(req->owner != NULL);
     struct sync *s = req->owner;
     s->request_busy = false;
     if (rc == 0)
@@ -286,6 +325,7 @@ static void list_answered(struct peer_request *req, int rc)
 
 static void sync_begin(struct sync *s)
 {
+    sync_assert(s);
     struct replica *rep = s->replica;
     struct replicas *r = rep->set;
     const struct map_member *m = map_member_of(&rep->map, s->node);
@@ -309,6 +349,8 @@ static void sync_begin(struct sync *s)
 
 static void chunk_end(struct sync_chunk *c, int rc)
 {
+    assert(rc <= 0);
+    chunk_assert(c);
     struct sync *s = c->sync;
     if (c->ended)
         return;
@@ -321,6 +363,7 @@ static void chunk_end(struct sync_chunk *c, int rc)
 
 static void chunk_free_if_quiet(struct sync_chunk *c)
 {
+    chunk_assert(c);
     struct sync *s = c->sync;
     if (!c->ended || c->local_busy || c->remote_busy || c->ctx)
         return;
@@ -334,6 +377,8 @@ static void chunk_next(struct sync_chunk *c);
 
 static void chunk_ctx_done(struct op_ctx *ctx, int rc)
 {
+    assert(rc <= 0);
+    ctx_assert(ctx);
     struct sync_chunk *c = ctx->owner;
     if (rc == 0) {
         chunk_next(c);
@@ -349,6 +394,8 @@ static void chunk_ctx_done(struct op_ctx *ctx, int rc)
 
 static void chunk_finish(struct sync_chunk *c, int rc)
 {
+    assert(rc <= 0);
+    chunk_assert(c);
     struct op_ctx *ctx = c->ctx;
     assert(ctx != NULL);
     c->ctx = NULL;
@@ -363,6 +410,8 @@ static void chunk_finish(struct sync_chunk *c, int rc)
 
 static void epoch_told(struct peer_request *req, int rc)
 {
+    assert(rc <= 0);
+    assert(req->owner != NULL);
     struct sync_chunk *c = req->owner;
     c->remote_busy = false;
     if (c->ctx)
@@ -374,6 +423,7 @@ static void epoch_told(struct peer_request *req, int rc)
 /* R16: mod_epoch becomes the maximum of both, also where nothing was sent. */
 static void tell_epoch(struct sync_chunk *c)
 {
+    chunk_assert(c);
     struct replica *rep = c->sync->replica;
     struct wire_header h;
     replica_header(rep, &h, WIRE_SYNC_EPOCH);
@@ -386,6 +436,7 @@ static void tell_epoch(struct sync_chunk *c)
 
 static bool differs(const struct sync_chunk *c, uint32_t i)
 {
+    chunk_assert(c);
     const struct store_block_digest *a = &c->here[i], *b = &c->there[i];
     if (a->state == 0 && b->state == 0)
         return false;
@@ -395,6 +446,8 @@ static bool differs(const struct sync_chunk *c, uint32_t i)
 
 static void run_read(struct store_io *io, int rc)
 {
+    assert(rc <= 0);
+    assert(io->owner != NULL);
     struct op_ctx *ctx = io->owner;
     if (ctx_ended_meanwhile(ctx))
         return;
@@ -412,6 +465,7 @@ static void run_read(struct store_io *io, int rc)
 
 static void send_run(struct sync_chunk *c, uint32_t first, uint32_t count)
 {
+    chunk_assert(c);
     struct op_ctx *ctx = c->ctx;
     struct replica *rep = c->sync->replica;
     ctx->offset = (uint64_t)c->chunk * STORE_CHUNK_BYTES + (uint64_t)first * STORE_BLOCK_BYTES;
@@ -440,8 +494,15 @@ static void send_run(struct sync_chunk *c, uint32_t first, uint32_t count)
     ctx->wire_op = WIRE_WRITE;
     ctx->state = CTX_PREPARING;
     ctx->io = (struct store_io){
-        .shard = rep->shard, .op = STORE_READ, .generation = ctx->generation, .offset = ctx->offset,
-        .length = ctx->length, .buf = ctx->buf, .crcs = ctx->crcs, .cb = run_read, .owner = ctx,
+        .shard = rep->shard,
+        .op = STORE_READ,
+        .generation = ctx->generation,
+        .offset = ctx->offset,
+        .length = ctx->length,
+        .buf = ctx->buf,
+        .crcs = ctx->crcs,
+        .cb = run_read,
+        .owner = ctx,
     };
     ctx->io_busy = true;
     store_submit(&ctx->io);
@@ -449,6 +510,7 @@ static void send_run(struct sync_chunk *c, uint32_t first, uint32_t count)
 
 static void chunk_next(struct sync_chunk *c)
 {
+    chunk_assert(c);
     uint32_t i = c->next_block;
     while (i < STORE_CHUNK_BLOCKS && !differs(c, i))
         i++;
@@ -465,6 +527,7 @@ static void chunk_next(struct sync_chunk *c)
 
 static void digests_in(struct sync_chunk *c)
 {
+    chunk_assert(c);
     if (c->local_busy || c->remote_busy)
         return;
     if (!c->ctx) {
@@ -481,6 +544,7 @@ static void digests_in(struct sync_chunk *c)
 
 static void local_digest_done(struct store_digest *req, int rc)
 {
+    assert(rc <= 0);
     struct sync_chunk *c = req->owner;
     c->local_busy = false;
     if (rc != 0)
@@ -490,6 +554,8 @@ static void local_digest_done(struct store_digest *req, int rc)
 
 static void remote_digest_done(struct peer_request *req, int rc)
 {
+    assert(rc <= 0);
+    assert(req->owner != NULL);
     struct sync_chunk *c = req->owner;
     c->remote_busy = false;
     if (rc == 0)
@@ -501,6 +567,7 @@ static void remote_digest_done(struct peer_request *req, int rc)
 
 void sync_chunk_locked(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct sync_chunk *c = ctx->owner;
     struct replica *rep = ctx->replica;
     struct store_chunk_info info;
@@ -511,8 +578,12 @@ void sync_chunk_locked(struct op_ctx *ctx)
     if (store_chunks_modified(rep->shard, 0, c->chunk, &info, 1, &next) == 1 && info.chunk == c->chunk)
         c->mod_epoch = info.mod_epoch;
     c->local_busy = c->remote_busy = true;
-    c->local = (struct store_digest){.shard = rep->shard, .chunk = c->chunk, .generation = ctx->generation,
-                                     .blocks = c->here, .cb = local_digest_done, .owner = c};
+    c->local = (struct store_digest){.shard = rep->shard,
+                                     .chunk = c->chunk,
+                                     .generation = ctx->generation,
+                                     .blocks = c->here,
+                                     .cb = local_digest_done,
+                                     .owner = c};
     struct wire_header h;
     replica_header(rep, &h, WIRE_SYNC_DIGEST);
     h.generation = ctx->generation;
@@ -524,6 +595,7 @@ void sync_chunk_locked(struct op_ctx *ctx)
 
 static void chunk_begin(struct sync *s, uint32_t chunk)
 {
+    sync_assert(s);
     struct replica *rep = s->replica;
     const struct map_volume *v = replica_volume(rep);
     struct sync_chunk *c = calloc(1, sizeof(*c));
@@ -559,6 +631,7 @@ static void chunk_begin(struct sync *s, uint32_t chunk)
 
 static void add_result(struct replica_proposal *p, const struct map_result *result)
 {
+    assert(result != NULL && p->owner != NULL);
     struct sync *s = p->owner;
     s->add_busy = false;
     if (s->dead) {
@@ -575,20 +648,28 @@ static void add_result(struct replica_proposal *p, const struct map_result *resu
 
 static void propose_add(struct sync *s)
 {
+    sync_assert(s);
     struct replica *rep = s->replica;
     struct replicas *r = rep->set;
     s->state = SYNC_ADDING;
     s->add_busy = true;
     s->add = (struct replica_proposal){.cb = add_result, .owner = s};
     struct map_entry entry = {
-        .kind = MAP_ENTRY_MEMBER_ADD, .volume = rep->volume, .shard = rep->index, .epoch = rep->map.epoch,
-        .node = s->node, .incarnation = s->incarnation, .instance = s->instance,
+        .kind = MAP_ENTRY_MEMBER_ADD,
+        .volume = rep->volume,
+        .shard = rep->index,
+        .epoch = rep->map.epoch,
+        .node = s->node,
+        .incarnation = s->incarnation,
+        .instance = s->instance,
     };
     r->cfg.callbacks.propose(r->cfg.arg, &entry, &s->add);
 }
 
 static void joined(struct peer_request *req, int rc)
 {
+    assert(rc <= 0);
+    assert(req->owner != NULL);
     struct sync *s = req->owner;
     s->request_busy = false;
     if (rc != 0) {
@@ -605,6 +686,7 @@ static void joined(struct peer_request *req, int rc)
 
 static void sync_join(struct sync *s)
 {
+    sync_assert(s);
     struct replica *rep = s->replica;
     struct wire_header h;
     s->state = SYNC_JOINING;
@@ -619,6 +701,7 @@ static void sync_join(struct sync *s)
 
 static void copy_some(struct sync *s)
 {
+    sync_assert(s);
     struct replicas *r = s->replica->set;
     uint64_t now = env_now_ns(r->env);
     if (s->replica->phase == PHASE_PARKED && s->replica->drive_writes > 0)
@@ -640,6 +723,7 @@ static void copy_some(struct sync *s)
 
 void sync_step_all(struct replica *rep)
 {
+    replica_assert(rep);
     if (rep->phase != PHASE_SERVING && rep->phase != PHASE_PARKED)
         return;
     for (uint32_t i = 0; i < rep->sync_count; i++) {
@@ -655,19 +739,26 @@ void sync_step_all(struct replica *rep)
 
 void sync_tick(struct replica *rep)
 {
+    replica_assert(rep);
     sync_refresh(rep);
     sync_step_all(rep);
 }
 
 uint32_t sync_infos(const struct replica *rep, struct replica_sync_info *ret_infos, uint32_t max)
 {
+    replica_assert(rep);
     uint32_t count = 0;
     for (uint32_t i = 0; i < rep->sync_count && count < max; i++) {
         const struct sync *s = rep->syncs[i];
         ret_infos[count++] = (struct replica_sync_info){
-            .volume = rep->volume, .shard = rep->index, .node = s->node, .chunks_total = s->chunks_total,
-            .chunks_done = s->chunks_total - s->todo_count, .bytes_copied = s->bytes_copied,
-            .started_ns = s->started_ns, .joining = s->state >= SYNC_JOINING,
+            .volume = rep->volume,
+            .shard = rep->index,
+            .node = s->node,
+            .chunks_total = s->chunks_total,
+            .chunks_done = s->chunks_total - s->todo_count,
+            .bytes_copied = s->bytes_copied,
+            .started_ns = s->started_ns,
+            .joining = s->state >= SYNC_JOINING,
         };
     }
     return count;

@@ -22,6 +22,7 @@
 
 static uint32_t encode_list(struct replica *rep, uint64_t since_epoch, uint8_t *body)
 {
+    replica_assert(rep);
     struct store_chunk_info infos[128];
     uint32_t count = 0, from = 0;
     while (from < STORE_SHARD_CHUNKS) {
@@ -38,6 +39,7 @@ static uint32_t encode_list(struct replica *rep, uint64_t since_epoch, uint8_t *
 
 void sync_start_drained(struct drain_wait *wait)
 {
+    drain_assert(wait);
     struct replica *rep = wait->replica;
     if (wait->request.epoch != rep->map.epoch) {
         drain_end(wait, -ESTALE);
@@ -61,6 +63,7 @@ void sync_start_drained(struct drain_wait *wait)
 
 static void join_flushed(struct store_flush *req, int rc)
 {
+    assert(rc <= 0);
     struct drain_wait *wait = req->owner;
     struct replica *rep = wait->replica;
     struct wire_header reply = {.status = rc, .epoch = wait->request.epoch};
@@ -71,6 +74,7 @@ static void join_flushed(struct store_flush *req, int rc)
 
 void sync_join_drained(struct drain_wait *wait)
 {
+    drain_assert(wait);
     wait->flush = (struct store_flush){.cb = join_flushed, .owner = wait};
     store_flush(wait->replica->set->cfg.store, &wait->flush);
 }
@@ -87,6 +91,7 @@ struct digest_job {
 
 static void digest_done(struct store_digest *req, int rc)
 {
+    assert(rc <= 0);
     struct digest_job *job = req->owner;
     uint8_t body[SYNC_DIGEST_BYTES];
     struct wire_header reply = {.status = rc};
@@ -102,6 +107,8 @@ static void digest_done(struct store_digest *req, int rc)
 
 static int digest_start(struct replica *rep, const struct peer_source *source, const struct wire_header *h)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    replica_assert(rep);
     struct digest_job *job = calloc(1, sizeof(*job));
     if (!job)
         return -ENOMEM;
@@ -110,8 +117,12 @@ static int digest_start(struct replica *rep, const struct peer_source *source, c
     job->request = *h;
     rep->digests++;
     job->digest = (struct store_digest){
-        .shard = rep->shard, .chunk = (uint32_t)(h->offset / STORE_CHUNK_BYTES), .generation = h->generation,
-        .blocks = job->blocks, .cb = digest_done, .owner = job,
+        .shard = rep->shard,
+        .chunk = (uint32_t)(h->offset / STORE_CHUNK_BYTES),
+        .generation = h->generation,
+        .blocks = job->blocks,
+        .cb = digest_done,
+        .owner = job,
     };
     store_digest(&job->digest);
     return 1; /* answered later */
@@ -119,6 +130,9 @@ static int digest_start(struct replica *rep, const struct peer_source *source, c
 
 static void simple_reply(struct replicas *r, const struct peer_source *source, struct msg *msg, int rc)
 {
+    assert(rc <= 0);
+    assert(source->node <= MAP_NODES_MAX);
+    set_assert(r);
     struct wire_header reply = {.status = rc, .map_version = map_version(r->cfg.map)};
     peers_reply(r->cfg.peers, source, &msg->header, &reply, NULL, NULL, 0);
     msg_free(msg);
@@ -126,6 +140,9 @@ static void simple_reply(struct replicas *r, const struct peer_source *source, s
 
 void sync_target_message(struct replicas *r, const struct peer_source *source, struct msg *msg)
 {
+    assert(source->node <= MAP_NODES_MAX);
+    assert(msg != NULL);
+    set_assert(r);
     const struct wire_header *h = &msg->header;
     struct replica *rep = replica_find(r, h->volume, h->shard);
     uint32_t chunk = (uint32_t)(h->offset / STORE_CHUNK_BYTES);
@@ -141,21 +158,14 @@ void sync_target_message(struct replicas *r, const struct peer_source *source, s
     assert(rep->phase == PHASE_IDLE);
     switch (h->opcode) {
     case WIRE_SYNC_START:
-    case WIRE_SYNC_JOIN:
-        drain_add(rep, source, msg);
-        return;
-    case WIRE_SYNC_DIGEST:
-        rc = h->generation == 0 ? -EINVAL : digest_start(rep, source, h);
-        break;
-    case WIRE_SYNC_EPOCH:
-        store_raise_mod_epoch(rep->shard, chunk, h->aux);
-        break;
+    case WIRE_SYNC_JOIN: drain_add(rep, source, msg); return;
+    case WIRE_SYNC_DIGEST: rc = h->generation == 0 ? -EINVAL : digest_start(rep, source, h); break;
+    case WIRE_SYNC_EPOCH: store_raise_mod_epoch(rep->shard, chunk, h->aux); break;
     case WIRE_SYNC_END:
         if (h->aux == 1)
             store_marks_thaw(rep->shard);
         break;
-    default:
-        rc = -EBADMSG;
+    default: rc = -EBADMSG;
     }
     if (rc > 0)
         msg_free(msg);

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sync_wire: encodes and decodes the bodies of resync answers. Decoders take hostile bytes: counts, chunk numbers and states are checked. */
+/* sync_wire: encodes and decodes the bodies of resync answers.
+ *
+ * - encode: what the own store told. - decode: hostile bytes: counts, chunk numbers and states are checked.
+ * Failure: -EBADMSG, nothing was told to the caller but what came before the bad entry.
+ */
 #include "server/replica/sync_wire.h"
 
 #include <assert.h>

@@ -29,6 +29,7 @@ static void takeover_activate(struct replica *rep);
 
 static void add_range(struct takeover *t, uint64_t start, uint64_t end, uint32_t generation)
 {
+    takeover_assert(t);
     assert(start < end);
     if (t->range_count == t->range_capacity) {
         uint32_t capacity = t->range_capacity ? t->range_capacity * 2 : 64;
@@ -49,6 +50,7 @@ static int by_start(const void *a, const void *b)
 
 static void merge_ranges(struct takeover *t)
 {
+    takeover_assert(t);
     if (t->range_count < 2)
         return;
     qsort(t->ranges, t->range_count, sizeof(t->ranges[0]), by_start);
@@ -76,6 +78,8 @@ static void raise_send(struct replica *rep, struct takeover_raise *raise);
 
 static void raise_answered(struct peer_request *req, int rc)
 {
+    assert(rc <= 0);
+    assert(req->owner != NULL);
     struct takeover_raise *raise = req->owner;
     struct replica *rep = raise->replica;
     const struct map_volume *v = replica_volume(rep);
@@ -95,6 +99,7 @@ static void raise_answered(struct peer_request *req, int rc)
 
 static void raise_send(struct replica *rep, struct takeover_raise *raise)
 {
+    replica_assert(rep);
     struct replicas *r = rep->set;
     assert(!raise->busy && !raise->answered);
     if (!peers_is_up(r->cfg.peers, raise->node)) {
@@ -110,6 +115,7 @@ static void raise_send(struct replica *rep, struct takeover_raise *raise)
 
 static void restamped(struct store_restamp *req, int rc)
 {
+    assert(rc <= 0);
     struct replica *rep = req->owner;
     rep->takeover.restamp_busy = false;
     if (req->epoch != rep->map.epoch || rep->phase != PHASE_RAISING) {
@@ -128,6 +134,7 @@ static void restamped(struct store_restamp *req, int rc)
 
 void takeover_step(struct replica *rep)
 {
+    replica_assert(rep);
     struct takeover *t = &rep->takeover;
     assert(rep->phase == PHASE_RAISING);
     assert(t->epoch == rep->map.epoch);
@@ -135,8 +142,8 @@ void takeover_step(struct replica *rep)
         return;
     if (!t->restamped) {
         t->restamp_busy = true;
-        t->restamp = (struct store_restamp){
-            .shard = rep->shard, .epoch = rep->map.epoch, .cb = restamped, .owner = rep};
+        t->restamp =
+            (struct store_restamp){.shard = rep->shard, .epoch = rep->map.epoch, .cb = restamped, .owner = rep};
         store_restamp(&t->restamp);
         return;
     }
@@ -148,6 +155,7 @@ void takeover_step(struct replica *rep)
 
 void takeover_retry(struct replica *rep)
 {
+    replica_assert(rep);
     struct takeover *t = &rep->takeover;
     if (rep->phase == PHASE_RAISING) {
         for (uint32_t i = 0; i < t->raise_count; i++)
@@ -161,6 +169,7 @@ void takeover_retry(struct replica *rep)
 
 static void abandon_raises(struct replica *rep)
 {
+    replica_assert(rep);
     struct takeover *t = &rep->takeover;
     for (uint32_t i = 0; i < t->raise_count; i++)
         if (t->raises[i].busy)
@@ -171,10 +180,12 @@ static void abandon_raises(struct replica *rep)
 /* Copies and heals of an older epoch end here; syncs take their chunks up again later. */
 static void abandon_copies(struct replica *rep)
 {
+    replica_assert(rep);
     bool again = true;
     while (again) {
         again = false;
-        list_for_each(pos, &rep->ops) {
+        list_for_each(pos, &rep->ops)
+        {
             struct op_ctx *ctx = list_entry(pos, struct op_ctx, link);
             if (ctx->kind == CTX_COPY || ctx->takeover) {
                 op_abort(ctx, -ESTALE);
@@ -188,6 +199,7 @@ static void abandon_copies(struct replica *rep)
 
 void takeover_cancel(struct replica *rep)
 {
+    replica_assert(rep);
     abandon_raises(rep);
     if (list_linked(&rep->activate_link))
         list_remove(&rep->activate_link);
@@ -197,6 +209,7 @@ void takeover_cancel(struct replica *rep)
 
 void takeover_start(struct replica *rep)
 {
+    replica_assert(rep);
     struct replicas *r = rep->set;
     struct takeover *t = &rep->takeover;
     const struct map_volume *v = replica_volume(rep);
@@ -229,6 +242,8 @@ static void copy_more(struct replica *rep);
 
 static void copied(struct op_ctx *ctx, int rc)
 {
+    assert(rc <= 0);
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     if (rc == -ESTALE || rep->phase != PHASE_COPYING)
         return; /* abandoned */
@@ -241,6 +256,7 @@ static void copied(struct op_ctx *ctx, int rc)
 
 static void copy_more(struct replica *rep)
 {
+    replica_assert(rep);
     struct takeover *t = &rep->takeover;
     while (t->range_next < t->range_count && t->copies_busy < COPIES_MAX) {
         struct takeover_range range = t->ranges[t->range_next++];
@@ -253,9 +269,11 @@ static void copy_more(struct replica *rep)
 
 static void takeover_copy(struct replica *rep)
 {
+    replica_assert(rep);
     struct takeover *t = &rep->takeover;
     assert(rep->phase == PHASE_RAISING && t->restamped && rep->drive_writes == 0);
-    list_for_each(pos, &rep->window) {
+    list_for_each(pos, &rep->window)
+    {
         const struct window_entry *e = list_entry(pos, struct window_entry, link);
         assert(!e->busy);
         add_range(t, e->offset, e->offset + e->length, e->generation);
@@ -265,8 +283,8 @@ static void takeover_copy(struct replica *rep)
     if (t->raise_count == 0)
         t->range_count = 0; /* nobody to be made equal */
     rep->phase = PHASE_COPYING;
-    log_debug("volume %llu shard %u epoch %llu: takeover copies %u ranges", (unsigned long long)rep->volume,
-              rep->index, (unsigned long long)rep->map.epoch, t->range_count);
+    log_debug("volume %llu shard %u epoch %llu: takeover copies %u ranges", (unsigned long long)rep->volume, rep->index,
+              (unsigned long long)rep->map.epoch, t->range_count);
     copy_more(rep);
 }
 
@@ -281,7 +299,10 @@ struct activation {
 
 static void activated(struct replica_proposal *p, const struct map_result *result)
 {
+    assert(result != NULL && p->owner != NULL);
     struct activation *a = p->owner;
+    assert(a->set->activations > 0);
+    a->set->activations--;
     /* Success shows in the map (replicas_shard_changed); what it did not cover is proposed again by the tick (R4). */
     for (uint32_t i = 0; i < a->count; i++) {
         struct replica *rep = replica_find(a->set, a->actives[i].volume, a->actives[i].shard);
@@ -303,6 +324,7 @@ void takeover_active_flush(struct env_task *task)
         a->set = r;
         a->count = 0;
         a->proposal = (struct replica_proposal){.cb = activated, .owner = a};
+        r->activations++;
         struct list_node *node;
         while (a->count < ACTIVES_MAX && (node = list_pop_front(&r->activate))) {
             struct replica *rep = list_entry(node, struct replica, activate_link);
@@ -310,8 +332,11 @@ void takeover_active_flush(struct env_task *task)
                 (struct map_active){.volume = rep->volume, .shard = rep->index, .epoch = rep->map.epoch};
         }
         struct map_entry entry = {
-            .kind = MAP_ENTRY_EPOCH_ACTIVE, .node = r->cfg.node, .incarnation = r->cfg.incarnation,
-            .actives = a->actives, .active_count = a->count,
+            .kind = MAP_ENTRY_EPOCH_ACTIVE,
+            .node = r->cfg.node,
+            .incarnation = r->cfg.incarnation,
+            .actives = a->actives,
+            .active_count = a->count,
         };
         r->cfg.callbacks.propose(r->cfg.arg, &entry, &a->proposal);
     }
@@ -319,6 +344,7 @@ void takeover_active_flush(struct env_task *task)
 
 static void takeover_activate(struct replica *rep)
 {
+    replica_assert(rep);
     struct replicas *r = rep->set;
     assert(rep->phase == PHASE_COPYING || rep->phase == PHASE_ACTIVATING);
     assert(rep->takeover.copies_busy == 0);
@@ -337,6 +363,8 @@ static void takeover_activate(struct replica *rep)
 
 void takeover_tell_done(struct replica *rep, uint32_t node)
 {
+    assert(node <= MAP_NODES_MAX);
+    replica_assert(rep);
     struct wire_header h;
     replica_header(rep, &h, WIRE_TAKEOVER_DONE);
     peers_notify(rep->set->cfg.peers, node, &h);
@@ -344,6 +372,7 @@ void takeover_tell_done(struct replica *rep, uint32_t node)
 
 void takeover_serve(struct replica *rep)
 {
+    replica_assert(rep);
     struct replicas *r = rep->set;
     assert(rep->map.active_epoch == rep->map.epoch); /* R12 */
     assert(rep->map.primary == r->cfg.node);         /* I3 */
@@ -358,8 +387,8 @@ void takeover_serve(struct replica *rep)
     if (rep->map.epoch > 1) { /* R13: what an earlier primary acknowledged may not be flushed yet */
         rep->acked_writes++;
         flush_mark_dirty(rep);
-        log_info("volume %llu shard %u: serving as primary in epoch %llu", (unsigned long long)rep->volume,
-                 rep->index, (unsigned long long)rep->map.epoch);
+        log_info("volume %llu shard %u: serving as primary in epoch %llu", (unsigned long long)rep->volume, rep->index,
+                 (unsigned long long)rep->map.epoch);
     }
     ops_resume(rep);
     sync_refresh(rep);

@@ -27,8 +27,10 @@ static uint32_t put(uint8_t *body, uint32_t at, uint64_t offset, uint32_t length
 
 static uint32_t encode_regions(const struct replica *rep, uint8_t *body)
 {
+    replica_assert(rep);
     uint32_t generation[REGIONS_MAX] = {0};
-    list_for_each(pos, &rep->window) {
+    list_for_each(pos, &rep->window)
+    {
         const struct window_entry *e = list_entry(pos, struct window_entry, link);
         for (uint64_t i = e->offset / STORE_REGION_BYTES; i <= (e->offset + e->length - 1) / STORE_REGION_BYTES; i++)
             if (i < REGIONS_MAX && e->generation > generation[i])
@@ -43,11 +45,13 @@ static uint32_t encode_regions(const struct replica *rep, uint8_t *body)
 
 uint32_t window_encode(const struct replica *rep, uint8_t *body, uint32_t capacity)
 {
+    replica_assert(rep);
     assert(capacity >= REPLICA_WINDOW_MAX * WINDOW_ENTRY_BYTES);
     if (rep->window_count > REPLICA_WINDOW_MAX)
         return encode_regions(rep, body);
     uint32_t at = 0;
-    list_for_each(pos, &rep->window) {
+    list_for_each(pos, &rep->window)
+    {
         const struct window_entry *e = list_entry(pos, struct window_entry, link);
         at = put(body, at, e->offset, e->length, e->generation);
     }

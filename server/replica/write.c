@@ -28,6 +28,7 @@ static uint32_t block_count(uint32_t bytes)
 
 static int merge_piece(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     const struct replica_op *op = ctx->op;
     const uint8_t *piece = op->buf->data + op->buf_offset;
     if (crc32c(piece, op->length) != op->crcs[0])
@@ -39,6 +40,8 @@ static int merge_piece(struct op_ctx *ctx)
 
 static void rmw_read_done(struct store_io *io, int rc)
 {
+    assert(rc <= 0);
+    assert(io->owner != NULL);
     struct op_ctx *ctx = io->owner;
     if (ctx_ended_meanwhile(ctx))
         return;
@@ -59,6 +62,7 @@ static void rmw_read_done(struct store_io *io, int rc)
 
 static void rmw_start(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     if (!ctx->buf) {
         ctx->buf = buf_alloc(rep->set->cfg.pool, STORE_BLOCK_BYTES);
@@ -71,8 +75,14 @@ static void rmw_start(struct op_ctx *ctx)
     }
     ctx->state = CTX_PREPARING;
     ctx->io = (struct store_io){
-        .shard = rep->shard, .op = STORE_READ, .generation = ctx->generation, .offset = ctx->offset,
-        .length = STORE_BLOCK_BYTES, .buf = ctx->buf, .cb = rmw_read_done, .owner = ctx,
+        .shard = rep->shard,
+        .op = STORE_READ,
+        .generation = ctx->generation,
+        .offset = ctx->offset,
+        .length = STORE_BLOCK_BYTES,
+        .buf = ctx->buf,
+        .cb = rmw_read_done,
+        .owner = ctx,
     };
     ctx->io_busy = true;
     store_submit(&ctx->io);
@@ -82,6 +92,7 @@ static void rmw_start(struct op_ctx *ctx)
 
 static int take_payload(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     const struct replica_op *op = ctx->op;
     assert(op->length % STORE_BLOCK_BYTES == 0);
     ctx->buf = op->buf;
@@ -96,6 +107,7 @@ static int take_payload(struct op_ctx *ctx)
 
 void op_write_start(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica_op *op = ctx->op;
     int rc = 0;
     if (op->opcode == WIRE_WRITE && op->length < ctx->length && !ctx->exclusive_read) {
@@ -122,6 +134,8 @@ static void send_to(struct op_ctx *ctx, struct target *target, uint32_t extra_fl
 
 static void forward_failed(struct op_ctx *ctx, struct target *target)
 {
+    ctx_assert(ctx);
+    target_assert(target);
     target->state = TARGET_IDLE;
     target->counted = ctx->kind == CTX_COPY; /* a joiner that fails falls back to syncing: its answer counts no more */
     if (ctx->kind == CTX_COPY)
@@ -131,12 +145,17 @@ static void forward_failed(struct op_ctx *ctx, struct target *target)
 
 static bool in_sync_member(const struct replica *rep, uint32_t node)
 {
+    assert(node <= MAP_NODES_MAX);
+    replica_assert(rep);
     const struct map_member *m = map_member_of(&rep->map, node);
     return m && (m->flags & MAP_MEMBER_IN_SYNC);
 }
 
 static void target_failed(struct op_ctx *ctx, struct target *target, int rc)
 {
+    assert(rc <= 0);
+    ctx_assert(ctx);
+    target_assert(target);
     struct replica *rep = ctx->replica;
     switch (rc) {
     case -ENOTCONN:
@@ -151,9 +170,7 @@ static void target_failed(struct op_ctx *ctx, struct target *target, int rc)
         ctx->healing = true;
         ctx->session = 0;
         return;
-    case -EBADMSG: /* damaged on the way: once more */
-        send_to(ctx, target, WIRE_F_RETRY);
-        return;
+    case -EBADMSG: /* damaged on the way: once more */ send_to(ctx, target, WIRE_F_RETRY); return;
     default:
         log_warn("volume %llu shard %u: member %u failed a write: %s", (unsigned long long)rep->volume, rep->index,
                  target->node, strerror(-rc));
@@ -164,6 +181,8 @@ static void target_failed(struct op_ctx *ctx, struct target *target, int rc)
 
 static void target_answered(struct peer_request *req, int rc)
 {
+    assert(rc <= 0);
+    assert(req->owner != NULL);
     struct target *target = req->owner;
     struct op_ctx *ctx = target->ctx;
     struct replica *rep = ctx->replica;
@@ -190,6 +209,8 @@ static void target_answered(struct peer_request *req, int rc)
 
 static void send_to(struct op_ctx *ctx, struct target *target, uint32_t extra_flags)
 {
+    ctx_assert(ctx);
+    target_assert(target);
     struct replica *rep = ctx->replica;
     struct replicas *r = rep->set;
     if (!peers_is_up(r->cfg.peers, target->node)) {
@@ -203,8 +224,8 @@ static void send_to(struct op_ctx *ctx, struct target *target, uint32_t extra_fl
     }
     struct wire_header h;
     replica_header(rep, &h, ctx->kind == CTX_COPY ? WIRE_SYNC_COPY : WIRE_REPLICATE);
-    h.flags = ctx->wire_flags | extra_flags | (target->counted ? 0 : WIRE_F_TO_SYNC) |
-              (ctx->takeover ? WIRE_F_TAKEOVER : 0);
+    h.flags =
+        ctx->wire_flags | extra_flags | (target->counted ? 0 : WIRE_F_TO_SYNC) | (ctx->takeover ? WIRE_F_TAKEOVER : 0);
     h.session = ctx->session;
     h.generation = ctx->generation;
     h.epoch = ctx->epoch;
@@ -223,6 +244,8 @@ static void send_to(struct op_ctx *ctx, struct target *target, uint32_t extra_fl
 
 static void add_target(struct op_ctx *ctx, uint32_t node, bool counted)
 {
+    assert(node <= MAP_NODES_MAX);
+    ctx_assert(ctx);
     assert(ctx->target_count < MAP_MEMBERS_MAX);
     struct target *target = &ctx->targets[ctx->target_count++];
     memset(target, 0, sizeof(*target));
@@ -243,6 +266,7 @@ static void add_target(struct op_ctx *ctx, uint32_t node, bool counted)
 
 static void choose_targets(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     for (uint32_t i = 0; i < ctx->target_count; i++) {
         /* an answer under an older lsn is no answer any more (I4) */
@@ -264,6 +288,8 @@ static void choose_targets(struct op_ctx *ctx)
 
 static void local_write_done(struct store_io *io, int rc)
 {
+    assert(rc <= 0);
+    assert(io->owner != NULL);
     struct op_ctx *ctx = io->owner;
     struct replica *rep = ctx->replica;
     bool gone = ctx_ended_meanwhile(ctx);
@@ -274,7 +300,8 @@ static void local_write_done(struct store_io *io, int rc)
     ctx->t_local = env_now_ns(rep->set->env);
     reserve_release(ctx);
     ctx->local_done = rc == 0;
-    if (rc != 0) /* the store failed: the control plane moves the role; until then this stays unanswered (§4: resigns) */
+    if (rc !=
+        0) /* the store failed: the control plane moves the role; until then this stays unanswered (§4: resigns) */
         log_error("volume %llu shard %u: own store failed a write: %s", (unsigned long long)rep->volume, rep->index,
                   strerror(-rc));
     bool same = ctx->epoch == rep->map.epoch;
@@ -285,6 +312,7 @@ static void local_write_done(struct store_io *io, int rc)
 
 static void write_here(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     ctx->io = (struct store_io){
         .shard = rep->shard,
@@ -309,6 +337,7 @@ static void write_here(struct op_ctx *ctx)
 
 void write_send(struct op_ctx *ctx, bool local)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     assert(rep->phase == PHASE_SERVING || rep->phase == PHASE_COPYING || rep->phase == PHASE_MOVING ||
            (rep->phase == PHASE_PARKED && ctx->kind == CTX_COPY));
@@ -341,9 +370,12 @@ void write_send(struct op_ctx *ctx, bool local)
 
 void write_peer_up(struct replica *rep, uint32_t node)
 {
+    assert(node <= MAP_NODES_MAX);
+    replica_assert(rep);
     if (rep->phase == PHASE_SERVING)
         takeover_tell_done(rep, node); /* the one sent before may have gone with the old link */
-    list_for_each(pos, &rep->sent) {
+    list_for_each(pos, &rep->sent)
+    {
         struct op_ctx *ctx = list_entry(pos, struct op_ctx, sent_link);
         if (ctx->epoch != rep->map.epoch)
             continue;
@@ -357,8 +389,10 @@ void write_peer_up(struct replica *rep, uint32_t node)
 
 void write_commit_advance(struct replica *rep)
 {
+    replica_assert(rep);
     uint64_t commit = rep->next_n;
-    list_for_each(pos, &rep->sent) { /* those of an older epoch stand first and wait for their new lsn */
+    list_for_each(pos, &rep->sent)
+    { /* those of an older epoch stand first and wait for their new lsn */
         const struct op_ctx *ctx = list_entry(pos, struct op_ctx, sent_link);
         if (ctx->epoch != rep->map.epoch)
             continue;
@@ -378,6 +412,7 @@ void write_commit_advance(struct replica *rep)
 /* The commit point rides on REPLICATE; on an idle link it travels alone, so that windows and marks get cleared. */
 void write_commit_tell(struct replica *rep)
 {
+    replica_assert(rep);
     if (rep->commit_told_n == rep->commit_n)
         return;
     rep->commit_told_n = rep->commit_n;
@@ -392,6 +427,7 @@ void write_commit_tell(struct replica *rep)
 
 static bool all_answered(const struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     for (uint32_t i = 0; i < ctx->target_count; i++)
         if (ctx->targets[i].counted && ctx->targets[i].state != TARGET_OK)
             return false;
@@ -400,6 +436,7 @@ static bool all_answered(const struct op_ctx *ctx)
 
 static bool wants_resend(const struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     for (uint32_t i = 0; i < ctx->target_count; i++)
         if (ctx->targets[i].counted && ctx->targets[i].state == TARGET_RESEND)
             return true;
@@ -408,6 +445,7 @@ static bool wants_resend(const struct op_ctx *ctx)
 
 static bool awaits_answers(const struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     for (uint32_t i = 0; i < ctx->target_count; i++)
         if (ctx->targets[i].counted && ctx->targets[i].state == TARGET_SENT)
             return true;
@@ -416,6 +454,7 @@ static bool awaits_answers(const struct op_ctx *ctx)
 
 static void write_done(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     list_remove(&ctx->sent_link);
     rep->writes_done++;
@@ -442,6 +481,7 @@ static void write_done(struct op_ctx *ctx)
 
 void write_check_done(struct op_ctx *ctx)
 {
+    ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     if (ctx->state != CTX_SENT || ctx->dead || !list_linked(&ctx->sent_link) || !ctx->local_done)
         return;
@@ -475,10 +515,12 @@ void write_check_done(struct op_ctx *ctx)
 
 void write_recheck_all(struct replica *rep)
 {
+    replica_assert(rep);
     bool again = true;
     while (again) {
         again = false;
-        list_for_each(pos, &rep->sent) {
+        list_for_each(pos, &rep->sent)
+        {
             struct op_ctx *ctx = list_entry(pos, struct op_ctx, sent_link);
             uint64_t before = rep->writes_done;
             write_check_done(ctx);
