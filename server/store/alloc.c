@@ -89,8 +89,7 @@ void alloc_set_watermark(struct alloc *alloc, uint32_t unit)
     for (uint32_t w = 0; w < words; w++)
         alloc->free_below += (uint32_t)__builtin_popcountll(alloc->free_map[w]);
     if (unit % 64)
-        alloc->free_below +=
-            (uint32_t)__builtin_popcountll(alloc->free_map[words] & ((1ull << (unit % 64)) - 1));
+        alloc->free_below += (uint32_t)__builtin_popcountll(alloc->free_map[words] & ((1ull << (unit % 64)) - 1));
     assert(alloc->free_below <= alloc->free);
 }
 
@@ -187,8 +186,7 @@ uint32_t alloc_take(struct alloc *alloc, uint32_t wish, uint32_t slot)
 {
     assert(slot < GROUP_UNITS);
     uint32_t unit = RECORD_UNIT_NONE;
-    if (wish != RECORD_UNIT_NONE && alloc_valid(alloc, wish) && wish < alloc->watermark &&
-        alloc_is_free(alloc, wish))
+    if (wish != RECORD_UNIT_NONE && alloc_valid(alloc, wish) && wish < alloc->watermark && alloc_is_free(alloc, wish))
         unit = wish;
     if (unit == RECORD_UNIT_NONE) {
         uint32_t group = find_group(alloc);

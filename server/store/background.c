@@ -40,8 +40,7 @@ static void checkpoint_tick(struct env_timer *timer)
     if (background->stopping || store->failed)
         return;
     bool more = sums_checkpoint(store, CHECKPOINT_PAGE);
-    env_timer_start(store->env, timer, more ? ENV_MS(50) : store->config.checkpoint_ns,
-                    checkpoint_tick);
+    env_timer_start(store->env, timer, more ? ENV_MS(50) : store->config.checkpoint_ns, checkpoint_tick);
 }
 
 void background_create(struct store *store)
@@ -58,10 +57,8 @@ void background_start(struct store *store)
 {
     struct background *background = store->background;
     assert(store->opened && !background->stopping);
-    env_timer_start(store->env, &background->clean_timer, store->config.clean_idle_ns / 2,
-                    clean_tick);
-    env_timer_start(store->env, &background->checkpoint_timer, store->config.checkpoint_ns,
-                    checkpoint_tick);
+    env_timer_start(store->env, &background->clean_timer, store->config.clean_idle_ns / 2, clean_tick);
+    env_timer_start(store->env, &background->checkpoint_timer, store->config.checkpoint_ns, checkpoint_tick);
     drop_start_all(store);
     prewrite_kick(store);
     verifier_start(store);
@@ -90,8 +87,8 @@ bool background_idle(const struct store *store)
 {
     const struct background *background = store->background;
     assert(background->stopping);
-    return !background->verifier.busy && !background->scrubber.busy &&
-           !background->prewriter.busy && !background->digests && drop_idle(store);
+    return !background->verifier.busy && !background->scrubber.busy && !background->prewriter.busy &&
+           !background->digests && drop_idle(store);
 }
 
 void background_destroy(struct store *store)

@@ -155,8 +155,7 @@ bool chunk_is_fresh(const struct chunk *chunk, uint32_t block)
     assert(block < STORE_CHUNK_BLOCKS);
     uint64_t settled = chunk->shard->store->settled_seq;
     for (uint32_t c = 0; chunk->fresh && c < 2; c++)
-        if (chunk->fresh->classes[c].seq > settled &&
-            chunk->fresh->classes[c].bits[block / 64] >> (block % 64) & 1)
+        if (chunk->fresh->classes[c].seq > settled && chunk->fresh->classes[c].bits[block / 64] >> (block % 64) & 1)
             return true;
     return false;
 }
@@ -253,8 +252,7 @@ void chunk_put(struct chunk *chunk, struct kv_batch *batch, struct unit_list *re
     struct record_map map;
     chunk_export(chunk, &map);
     uint8_t value[RECORD_MAP_BYTES_MAX];
-    struct record_key key =
-        record_key_chunk(RECORD_MAP, &chunk->shard->id, chunk->index, chunk->generation);
+    struct record_key key = record_key_chunk(RECORD_MAP, &chunk->shard->id, chunk->index, chunk->generation);
     uint32_t bytes = record_map_encode(&key, &map, value);
     kv_batch_put(batch, key.bytes, key.len, value, bytes);
     chunk->stored = true;
@@ -270,8 +268,7 @@ void chunk_put_sums(struct chunk *chunk, struct kv_batch *batch)
     assert(chunk->sums);
     assert(chunk->sums->loaded);
     uint8_t value[RECORD_SUMS_BYTES];
-    struct record_key key =
-        record_key_chunk(RECORD_SUMS, &chunk->shard->id, chunk->index, chunk->generation);
+    struct record_key key = record_key_chunk(RECORD_SUMS, &chunk->shard->id, chunk->index, chunk->generation);
     record_sums_encode(&key, chunk->sums->crcs, value);
     kv_batch_put(batch, key.bytes, key.len, value, sizeof(value));
     chunk->sums->dirty = false;

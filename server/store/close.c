@@ -98,9 +98,7 @@ static void clean_recorded(struct kv_write *write, int rc)
 static bool any_suspect(const struct store *store)
 {
     assert(store->closing);
-    list_for_each(node, &store->marks)
-        if (list_entry(node, struct mark, lru)->suspect)
-            return true;
+    list_for_each(node, &store->marks) if (list_entry(node, struct mark, lru)->suspect) return true;
     return false;
 }
 
@@ -132,11 +130,9 @@ static bool clean_work_left(struct store *store)
     if (sums_checkpoint(store, UINT32_MAX) || store->puts_in_flight)
         return true;
     bool cleanable = false;
-    list_for_each(node, &store->marks)
-        cleanable |= mark_cleanable(list_entry(node, struct mark, lru));
-    if (!cleanable && !store->unsettled_puts && !store->unsynced_puts &&
-        store->flushed_seq == store->write_seq && list_empty(&store->chunks_dirty) &&
-        list_empty(&store->flushes) && list_empty(&store->restamps))
+    list_for_each(node, &store->marks) cleanable |= mark_cleanable(list_entry(node, struct mark, lru));
+    if (!cleanable && !store->unsettled_puts && !store->unsynced_puts && store->flushed_seq == store->write_seq &&
+        list_empty(&store->chunks_dirty) && list_empty(&store->flushes) && list_empty(&store->restamps))
         return false;
     assert(store->round.phase == ROUND_IDLE);
     store->round.clean_all = store->round.sync_wanted = true;
@@ -149,10 +145,9 @@ void store_close_advance(struct store *store)
     if (!store->closing || store->close_ending)
         return;
     assert(store->background);
-    if (store->piece_count || !list_empty(&store->done) || store->puts_in_flight ||
-        store->opening || store->completing || store->round.phase != ROUND_IDLE ||
-        !background_idle(store) || store->failed_task.queued || store->done_task.queued ||
-        store->space_task.queued)
+    if (store->piece_count || !list_empty(&store->done) || store->puts_in_flight || store->opening ||
+        store->completing || store->round.phase != ROUND_IDLE || !background_idle(store) || store->failed_task.queued ||
+        store->done_task.queued || store->space_task.queued)
         return;
     bool clean = store->close_clean && store->opened;
     if (clean && clean_work_left(store))

@@ -62,8 +62,7 @@ static void digest_unit(struct digest_run *run)
 {
     assert(run->unit < STORE_CHUNK_UNITS && !run->rc);
     struct store_digest *req = run->req;
-    struct piece *piece = piece_create(req->shard, PIECE_READ, req->chunk, run->unit * UNIT_BLOCKS,
-                                       UNIT_BLOCKS);
+    struct piece *piece = piece_create(req->shard, PIECE_READ, req->chunk, run->unit * UNIT_BLOCKS, UNIT_BLOCKS);
     assert(run->buf);
     piece->flags = STORE_IO_RAW;
     piece->generation = req->generation;

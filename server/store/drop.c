@@ -26,9 +26,8 @@ bool id_equal(const struct store_shard_id *a, const struct store_shard_id *b)
 bool drop_running(const struct store *store, const struct store_shard_id *id)
 {
     assert(store->background);
-    list_for_each(node, &store->background->drops)
-        if (id_equal(&list_entry(node, struct drop, link)->id, id))
-            return true;
+    list_for_each(node,
+                  &store->background->drops) if (id_equal(&list_entry(node, struct drop, link)->id, id)) return true;
     return false;
 }
 
@@ -98,8 +97,8 @@ static void delete_rest(struct drop *drop)
     submit_page(drop);
 }
 
-static void delete_record(struct drop *drop, const uint8_t *key, uint32_t key_len,
-                          const uint8_t *value, uint32_t value_len)
+static void delete_record(struct drop *drop, const uint8_t *key, uint32_t key_len, const uint8_t *value,
+                          uint32_t value_len)
 {
     struct store *store = drop->store;
     struct record_map map;
@@ -195,23 +194,21 @@ void drop_resume(struct store *store, const struct store_shard_id *id)
 void drop_start_all(struct store *store)
 {
     assert(store->opened);
-    list_for_each(node, &store->background->drops)
-        again(list_entry(node, struct drop, link));
+    list_for_each(node, &store->background->drops) again(list_entry(node, struct drop, link));
 }
 
 bool drop_idle(const struct store *store)
 {
     assert(store->background);
-    list_for_each(node, &store->background->drops)
-        if (list_entry(node, struct drop, link)->busy)
-            return false;
+    list_for_each(node, &store->background->drops) if (list_entry(node, struct drop, link)->busy) return false;
     return true;
 }
 
 void drop_close_all(struct store *store)
 {
     assert(drop_idle(store));
-    list_for_each_safe(node, next, &store->background->drops) {
+    list_for_each_safe(node, next, &store->background->drops)
+    {
         struct drop *drop = list_entry(node, struct drop, link);
         env_timer_stop(store->env, &drop->timer);
         if (drop->shard)

@@ -81,9 +81,8 @@ bool mark_committed(const struct mark *mark)
 bool mark_cleanable(const struct mark *mark)
 {
     assert(mark->shard);
-    return mark->durable && !mark->wanted && !mark->in_round && !mark->cleaning &&
-           !mark->inflight && !mark->frozen && !mark->suspect && list_empty(&mark->waiters) &&
-           mark_committed(mark);
+    return mark->durable && !mark->wanted && !mark->in_round && !mark->cleaning && !mark->inflight && !mark->frozen &&
+           !mark->suspect && list_empty(&mark->waiters) && mark_committed(mark);
 }
 
 static bool has_room(const struct store *store)
@@ -92,7 +91,8 @@ static bool has_room(const struct store *store)
     if (store->mark_count < store->config.active_set_max)
         return true;
     uint32_t count = 0;
-    list_for_each(node, &store->marks) {
+    list_for_each(node, &store->marks)
+    {
         const struct mark *mark = list_entry(node, struct mark, lru);
         count += mark->cleaning || mark_cleanable(mark);
     }

@@ -34,8 +34,7 @@ static void read_sources(struct piece *piece)
             continue;
         }
         while (i + count < UNIT_BLOCKS && !overwritten(piece, block + count) &&
-               chunk_block_offset(piece->chunk, block + count) ==
-                   offset + (uint64_t)count * STORE_BLOCK_BYTES)
+               chunk_block_offset(piece->chunk, block + count) == offset + (uint64_t)count * STORE_BLOCK_BYTES)
             count++;
         run_submit(piece, DRIVE_READ, offset, i, count, data + (size_t)i * STORE_BLOCK_BYTES);
         i += count;
@@ -65,8 +64,7 @@ static void write_unit(struct piece *piece)
         uint32_t block = merge->unit * UNIT_BLOCKS + i;
         if (overwritten(piece, block))
             memcpy(data + (size_t)i * STORE_BLOCK_BYTES,
-                   piece->data + (size_t)(block - piece->first) * STORE_BLOCK_BYTES,
-                   STORE_BLOCK_BYTES);
+                   piece->data + (size_t)(block - piece->first) * STORE_BLOCK_BYTES, STORE_BLOCK_BYTES);
     }
     piece->merge_phase = MERGE_WRITE;
     run_submit(piece, DRIVE_WRITE, (uint64_t)merge->taken * STORE_UNIT_BYTES, 0, UNIT_BLOCKS, data);

@@ -113,7 +113,8 @@ void opening_settle(struct opening *opening)
     assert(!store->opened);
     set_watermark(opening);
     bool was_suspect = store->last_stop != STORE_STOP_CLEAN || store->super.suspect;
-    list_for_each(node, &store->marks) {
+    list_for_each(node, &store->marks)
+    {
         struct mark *mark = list_entry(node, struct mark, lru);
         for (uint32_t i = 0; was_suspect && i < REGION_CHUNKS; i++)
             if (chunk_get(mark->shard, mark->region * REGION_CHUNKS + i))
@@ -171,7 +172,7 @@ static int load_map(struct opening *opening, const struct store_shard_id *id, ui
     }
     struct store_shard *shard = shard_of(opening, id);
     if (!shard)
-        return 0; /* being removed: only its references count */
+        return 0;                 /* being removed: only its references count */
     if (!chunk_get(shard, index)) /* the first record of a chunk is its newest (records.h) */
         chunk_import(chunk_obtain(shard, index, map->generation), map);
     if (unsettled && store->last_stop == STORE_STOP_REBOOTED)
@@ -179,8 +180,8 @@ static int load_map(struct opening *opening, const struct store_shard_id *id, ui
     return 0;
 }
 
-static int load_pair(struct opening *opening, const uint8_t *key, uint32_t key_len,
-                     const uint8_t *value, uint32_t value_len)
+static int load_pair(struct opening *opening, const uint8_t *key, uint32_t key_len, const uint8_t *value,
+                     uint32_t value_len)
 {
     enum record_kind kind;
     struct store_shard_id id;
@@ -401,10 +402,10 @@ static void set_defaults(struct store_config *config)
 static void init_lists(struct store *store)
 {
     struct list_node *heads[] = {
-        &store->shards,         &store->pieces,       &store->pool_pieces,  &store->done,
-        &store->space_waiters,  &store->room_waiters, &store->buf_waiters,  &store->settle_waiters,
-        &store->sums_lru,       &store->sums_pool,    &store->marks,        &store->flushes,
-        &store->restamps,       &store->chunks_dirty, &store->round.flushes, &store->round.restamps};
+        &store->shards,        &store->pieces,       &store->pool_pieces,   &store->done,
+        &store->space_waiters, &store->room_waiters, &store->buf_waiters,   &store->settle_waiters,
+        &store->sums_lru,      &store->sums_pool,    &store->marks,         &store->flushes,
+        &store->restamps,      &store->chunks_dirty, &store->round.flushes, &store->round.restamps};
     assert(store->next_ticket == 0);
     for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
         list_head_init(heads[i]);

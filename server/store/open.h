@@ -30,9 +30,9 @@ struct opening {
     /* open_resolve.c */
     struct resolve_item *items;
     uint32_t item_count, item_capacity, item_at;
-    uint32_t block;       /* next block of the item to look at */
-    uint32_t run_count;   /* blocks being read */
-    bool reading_base;    /* the older source of a block that never existed */
+    uint32_t block;     /* next block of the item to look at */
+    uint32_t run_count; /* blocks being read */
+    bool reading_base;  /* the older source of a block that never existed */
     bool item_changed;
     uint64_t base_wanted[STORE_CHUNK_BLOCKS / 64]; /* blocks whose older source counts again */
     uint32_t crcs[STORE_CHUNK_BLOCKS];
@@ -41,8 +41,7 @@ struct opening {
 void opening_fail(struct opening *opening, int rc);
 void opening_settle(struct opening *opening);
 void opening_resolve(struct opening *opening);
-void opening_add_item(struct opening *opening, struct store_shard *shard, uint32_t chunk,
-                      const struct record_map *map);
+void opening_add_item(struct opening *opening, struct store_shard *shard, uint32_t chunk, const struct record_map *map);
 void opening_add_mark(struct store_shard *shard, uint32_t region, const struct record_mark *record);
 void opening_add_drop(struct opening *opening, const struct store_shard_id *id);
 

@@ -19,20 +19,17 @@
 static void item_next(struct opening *opening);
 static void run_next(struct opening *opening);
 
-void opening_add_item(struct opening *opening, struct store_shard *shard, uint32_t chunk,
-                      const struct record_map *map)
+void opening_add_item(struct opening *opening, struct store_shard *shard, uint32_t chunk, const struct record_map *map)
 {
     assert(shard && map);
     if (opening->item_count == opening->item_capacity) {
         opening->item_capacity = opening->item_capacity ? 2 * opening->item_capacity : 16;
-        opening->items =
-            realloc(opening->items, opening->item_capacity * sizeof(*opening->items));
+        opening->items = realloc(opening->items, opening->item_capacity * sizeof(*opening->items));
         if (!opening->items)
             abort();
     }
     assert(opening->item_count < opening->item_capacity);
-    opening->items[opening->item_count++] =
-        (struct resolve_item){.shard = shard, .chunk = chunk, .map = *map};
+    opening->items[opening->item_count++] = (struct resolve_item){.shard = shard, .chunk = chunk, .map = *map};
 }
 
 void opening_add_mark(struct store_shard *shard, uint32_t region, const struct record_mark *record)
@@ -52,8 +49,7 @@ void opening_add_drop(struct opening *opening, const struct store_shard_id *id)
     assert(id);
     if (opening->drop_count == opening->drop_capacity) {
         opening->drop_capacity = opening->drop_capacity ? 2 * opening->drop_capacity : 16;
-        opening->drops =
-            realloc(opening->drops, opening->drop_capacity * sizeof(*opening->drops));
+        opening->drops = realloc(opening->drops, opening->drop_capacity * sizeof(*opening->drops));
         if (!opening->drops)
             abort();
     }
@@ -65,8 +61,7 @@ static bool unsettled(const struct opening *opening, const struct record_map *ma
 {
     assert(block < STORE_CHUNK_BLOCKS);
     for (uint32_t c = 0; c < 2; c++)
-        if (map->fresh[c].seq > opening->store->super.settled_seq &&
-            map->fresh[c].bits[block / 64] >> (block % 64) & 1)
+        if (map->fresh[c].seq > opening->store->super.settled_seq && map->fresh[c].bits[block / 64] >> (block % 64) & 1)
             return true;
     return false;
 }
@@ -88,8 +83,7 @@ static void item_done(struct opening *opening)
     struct kv_batch *batch = &opening->write.batch;
     memset(item->map.fresh, 0, sizeof(item->map.fresh));
     uint8_t map[RECORD_MAP_BYTES_MAX], sums[RECORD_SUMS_BYTES];
-    struct record_key key =
-        record_key_chunk(RECORD_MAP, &item->shard->id, item->chunk, item->map.generation);
+    struct record_key key = record_key_chunk(RECORD_MAP, &item->shard->id, item->chunk, item->map.generation);
     uint32_t bytes = record_map_encode(&key, &item->map, map);
     kv_batch_put(batch, key.bytes, key.len, map, bytes);
     if (opening->item_changed) {
@@ -207,8 +201,7 @@ static void item_next(struct opening *opening)
         return;
     }
     const struct resolve_item *item = &opening->items[opening->item_at];
-    struct record_key key =
-        record_key_chunk(RECORD_SUMS, &item->shard->id, item->chunk, item->map.generation);
+    struct record_key key = record_key_chunk(RECORD_SUMS, &item->shard->id, item->chunk, item->map.generation);
     assert(key.len <= KV_KEY_MAX);
     memcpy(opening->get.key, key.bytes, key.len);
     opening->get.key_len = key.len;

@@ -39,8 +39,8 @@ static bool piece_writes(const struct piece *piece)
     return piece->kind != PIECE_READ;
 }
 
-struct piece *piece_create(struct store_shard *shard, enum piece_kind kind, uint32_t chunk,
-                           uint32_t first, uint32_t count)
+struct piece *piece_create(struct store_shard *shard, enum piece_kind kind, uint32_t chunk, uint32_t first,
+                           uint32_t count)
 {
     assert(first + count <= STORE_CHUNK_BLOCKS);
     assert(count > 0);
@@ -91,8 +91,7 @@ static bool conflicts(const struct piece *a, const struct piece *b)
         return false;
     if (piece_writes(a) && piece_writes(b) && a->generation != b->generation)
         return true;
-    return a->lock_first < b->lock_first + b->lock_count &&
-           b->lock_first < a->lock_first + a->lock_count;
+    return a->lock_first < b->lock_first + b->lock_count && b->lock_first < a->lock_first + a->lock_count;
 }
 
 static bool must_queue(struct piece *piece)
@@ -100,7 +99,8 @@ static bool must_queue(struct piece *piece)
     struct list_node *head = &piece->shard->pieces[piece->chunk_index / REGION_CHUNKS];
     assert(list_linked(&piece->region_link));
     set_lock(piece);
-    list_for_each(node, head) {
+    list_for_each(node, head)
+    {
         const struct piece *earlier = list_entry(node, struct piece, region_link);
         if (earlier == piece)
             return false;
@@ -152,7 +152,8 @@ void piece_submit(struct piece *piece)
 static void start_queued(struct store_shard *shard, uint32_t region)
 {
     assert(region < SHARD_REGIONS);
-    list_for_each_safe(node, next, &shard->pieces[region]) {
+    list_for_each_safe(node, next, &shard->pieces[region])
+    {
         struct piece *piece = list_entry(node, struct piece, region_link);
         if (!piece->queued || must_queue(piece))
             continue;
@@ -346,8 +347,7 @@ static void run_done(struct drive_io *io, int rc)
     piece_part_done(piece, rc);
 }
 
-void run_submit(struct piece *piece, enum drive_op op, uint64_t offset, uint32_t first,
-                uint32_t count, uint8_t *data)
+void run_submit(struct piece *piece, enum drive_op op, uint64_t offset, uint32_t first, uint32_t count, uint8_t *data)
 {
     struct store *store = piece->store;
     struct run *run = store->pool_runs;

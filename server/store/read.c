@@ -59,8 +59,7 @@ static void old_sums_done(struct kv_get *get, int rc)
     assert(piece->old);
     if (rc && rc != -ENOENT)
         store_fail(piece->store, rc);
-    if (rc || record_sums_decode(get->key, get->key_len, get->value, get->value_len,
-                                 piece->old->crcs))
+    if (rc || record_sums_decode(get->key, get->key_len, get->value, get->value_len, piece->old->crcs))
         memset(piece->old->crcs, 0, sizeof(piece->old->crcs));
     piece_part_done(piece, 0);
 }
@@ -77,12 +76,11 @@ static void old_map_done(struct kv_scan *scan, int rc)
     memset(old->map.base, 0xff, sizeof(old->map.base));
     if (rc) {
         store_fail(piece->store, rc);
-    } else if (kv_batch_next(&scan->pairs, &cursor, &key, &key_len, &value, &value_len,
-                             &is_delete)) {
+    } else if (kv_batch_next(&scan->pairs, &cursor, &key, &key_len, &value, &value_len, &is_delete)) {
         rc = record_map_decode(key, key_len, value, value_len, &old->map);
         if (!rc && submit_runs(piece)) {
-            struct record_key sums = record_key_chunk(RECORD_SUMS, &piece->shard->id,
-                                                      piece->chunk_index, old->map.generation);
+            struct record_key sums =
+                record_key_chunk(RECORD_SUMS, &piece->shard->id, piece->chunk_index, old->map.generation);
             memcpy(old->get.key, sums.bytes, sums.len);
             old->get.key_len = sums.len;
             old->get.cb = old_sums_done;
@@ -103,8 +101,7 @@ static void start_old(struct piece *piece)
     struct old_read *old = store_malloc(sizeof(*old));
     assert(!piece->old);
     piece->old = old;
-    struct record_key from = record_key_chunk(RECORD_MAP, &piece->shard->id, piece->chunk_index,
-                                              piece->generation);
+    struct record_key from = record_key_chunk(RECORD_MAP, &piece->shard->id, piece->chunk_index, piece->generation);
     struct record_key last = record_key_chunk(RECORD_MAP, &piece->shard->id, piece->chunk_index, 0);
     memcpy(old->scan.from, from.bytes, from.len);
     old->scan.from_len = from.len;

@@ -91,8 +91,8 @@ struct record_key record_key_super(void)
     return key;
 }
 
-struct record_key record_key_chunk(enum record_kind kind, const struct store_shard_id *id,
-                                   uint32_t chunk, uint32_t generation)
+struct record_key record_key_chunk(enum record_kind kind, const struct store_shard_id *id, uint32_t chunk,
+                                   uint32_t generation)
 {
     assert(kind == RECORD_MAP || kind == RECORD_SUMS);
     assert(chunk < STORE_SHARD_CHUNKS);
@@ -133,8 +133,8 @@ struct record_key record_key_end(enum record_kind kind)
     return key;
 }
 
-int record_key_decode(const void *key, size_t key_len, enum record_kind *ret_kind,
-                      struct store_shard_id *ret_id, uint32_t *ret_index, uint32_t *ret_generation)
+int record_key_decode(const void *key, size_t key_len, enum record_kind *ret_kind, struct store_shard_id *ret_id,
+                      uint32_t *ret_index, uint32_t *ret_generation)
 {
     assert(key && ret_kind && ret_id && ret_index && ret_generation);
     const uint8_t *at = key;
@@ -245,13 +245,12 @@ static bool map_consistent(const struct record_map *map)
     return true;
 }
 
-int record_map_decode(const void *key, size_t key_len, const void *value, size_t bytes,
-                      struct record_map *ret_map)
+int record_map_decode(const void *key, size_t key_len, const void *value, size_t bytes, struct record_map *ret_map)
 {
     assert(key && value && ret_map);
     const uint8_t *in = value;
-    if (key_len != RECORD_KEY_BYTES || bytes < MAP_HEAD_BYTES + SEAL_BYTES ||
-        bytes > RECORD_MAP_BYTES_MAX || !sealed(key, key_len, in, bytes))
+    if (key_len != RECORD_KEY_BYTES || bytes < MAP_HEAD_BYTES + SEAL_BYTES || bytes > RECORD_MAP_BYTES_MAX ||
+        !sealed(key, key_len, in, bytes))
         return -EBADMSG;
     uint8_t flags = in[1];
     size_t expected = MAP_HEAD_BYTES + SEAL_BYTES;
@@ -315,8 +314,7 @@ int record_sums_decode(const void *key, size_t key_len, const void *value, size_
     return 0;
 }
 
-void record_mark_encode(const struct record_key *key, const struct record_mark *mark,
-                        uint8_t out[RECORD_MARK_BYTES])
+void record_mark_encode(const struct record_key *key, const struct record_mark *mark, uint8_t out[RECORD_MARK_BYTES])
 {
     assert(key->bytes[0] == RECORD_MARK);
     assert(key->len == 23);
@@ -327,8 +325,7 @@ void record_mark_encode(const struct record_key *key, const struct record_mark *
     seal(key, out, RECORD_MARK_BYTES);
 }
 
-int record_mark_decode(const void *key, size_t key_len, const void *value, size_t bytes,
-                       struct record_mark *ret_mark)
+int record_mark_decode(const void *key, size_t key_len, const void *value, size_t bytes, struct record_mark *ret_mark)
 {
     assert(key && value && ret_mark);
     const uint8_t *in = value;
@@ -339,8 +336,7 @@ int record_mark_decode(const void *key, size_t key_len, const void *value, size_
     return 0;
 }
 
-void record_shard_encode(const struct record_key *key, uint64_t shard_bytes,
-                         uint8_t out[RECORD_SHARD_BYTES])
+void record_shard_encode(const struct record_key *key, uint64_t shard_bytes, uint8_t out[RECORD_SHARD_BYTES])
 {
     assert(key->bytes[0] == RECORD_SHARD);
     assert(shard_bytes <= STORE_SHARD_BYTES_MAX);
@@ -350,8 +346,7 @@ void record_shard_encode(const struct record_key *key, uint64_t shard_bytes,
     seal(key, out, RECORD_SHARD_BYTES);
 }
 
-int record_shard_decode(const void *key, size_t key_len, const void *value, size_t bytes,
-                        uint64_t *ret_bytes)
+int record_shard_decode(const void *key, size_t key_len, const void *value, size_t bytes, uint64_t *ret_bytes)
 {
     assert(key && value && ret_bytes);
     const uint8_t *in = value;

@@ -21,8 +21,8 @@ static bool work_waits(const struct store *store)
 {
     const struct round *round = &store->round;
     assert(round->phase == ROUND_IDLE || round->phase == ROUND_DUE);
-    return !list_empty(&store->flushes) || !list_empty(&store->restamps) || store->wanted_count ||
-           round->sync_wanted || round->clean_idle || round->clean_all || round->room_wanted;
+    return !list_empty(&store->flushes) || !list_empty(&store->restamps) || store->wanted_count || round->sync_wanted ||
+           round->clean_idle || round->clean_all || round->room_wanted;
 }
 
 void round_kick(struct store *store)

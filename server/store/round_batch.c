@@ -38,15 +38,16 @@ void round_pick_cleans(struct store *store)
     uint32_t max = store->config.active_set_max;
     uint32_t room = max / 16 + 1 + (store->mark_count > max ? store->mark_count - max : 0);
     round->clean_chunks = 0;
-    list_for_each(node, &store->marks) {
+    list_for_each(node, &store->marks)
+    {
         struct mark *mark = list_entry(node, struct mark, lru);
         if (round->clean_chunks >= CLEAN_CHUNKS_MAX)
             break;
         if (!mark_cleanable(mark))
             continue;
         bool idle = mark->last_write_ns + store->config.clean_idle_ns <= now;
-        bool wanted = round->clean_all || (round->clean_idle && idle) ||
-                      (round->room_wanted && round->clean_count < room);
+        bool wanted =
+            round->clean_all || (round->clean_idle && idle) || (round->room_wanted && round->clean_count < room);
         if (wanted)
             add_clean(round, mark);
     }

@@ -62,8 +62,7 @@ bool shard_quiet(const struct store_shard *shard)
 {
     for (uint32_t region = 0; region < SHARD_REGIONS; region++) {
         const struct mark *mark = shard->marks[region];
-        if (!list_empty(&shard->pieces[region]) ||
-            (mark && (mark->wanted || mark->in_round || mark->cleaning)))
+        if (!list_empty(&shard->pieces[region]) || (mark && (mark->wanted || mark->in_round || mark->cleaning)))
             return false;
     }
     for (uint32_t i = 0; i < STORE_SHARD_CHUNKS; i++) {
@@ -171,8 +170,7 @@ void store_shard_close(struct store_shard *shard)
 {
     assert(shard->open);
     for (uint32_t region = 0; region < SHARD_REGIONS; region++)
-        list_for_each(node, &shard->pieces[region])
-            assert(!list_entry(node, struct piece, region_link)->io);
+        list_for_each(node, &shard->pieces[region]) assert(!list_entry(node, struct piece, region_link)->io);
     shard->open = false;
 }
 
@@ -182,11 +180,11 @@ struct store_shard_id store_shard_identity(const struct store_shard *shard)
     return shard->id;
 }
 
-void store_shard_each(struct store *store, void (*fn)(void *arg, const struct store_shard_id *id),
-                      void *arg)
+void store_shard_each(struct store *store, void (*fn)(void *arg, const struct store_shard_id *id), void *arg)
 {
     assert(store->opened && fn);
-    list_for_each_safe(node, next, &store->shards) {
+    list_for_each_safe(node, next, &store->shards)
+    {
         struct store_shard_id id = list_entry(node, struct store_shard, link)->id;
         fn(arg, &id);
     }
@@ -207,8 +205,7 @@ uint32_t store_chunks_modified(struct store_shard *shard, uint64_t since_epoch, 
             mod_epoch = mark->epoch;
         if (!mark && mod_epoch <= since_epoch)
             continue;
-        ret_infos[count++] = (struct store_chunk_info){
-            .chunk = index, .mod_epoch = mod_epoch, .marked = mark != NULL};
+        ret_infos[count++] = (struct store_chunk_info){.chunk = index, .mod_epoch = mod_epoch, .marked = mark != NULL};
     }
     *ret_next = index < end ? index : STORE_SHARD_CHUNKS;
     return count;
@@ -239,8 +236,8 @@ static uint32_t extent_state(const struct chunk *chunk, uint32_t generation, uin
     return chunk->own[block / UNIT_BLOCKS] != UNIT_NONE ? 2 : 0;
 }
 
-uint32_t store_extents(struct store_shard *shard, uint32_t generation, uint64_t offset,
-                       uint64_t length, struct store_extent *ret_extents, uint32_t max)
+uint32_t store_extents(struct store_shard *shard, uint32_t generation, uint64_t offset, uint64_t length,
+                       struct store_extent *ret_extents, uint32_t max)
 {
     assert(offset % STORE_BLOCK_BYTES == 0 && length % STORE_BLOCK_BYTES == 0);
     assert(offset + length <= shard->bytes);

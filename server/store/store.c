@@ -38,8 +38,7 @@ static void failed_task(struct env_task *task)
 {
     struct store *store = list_entry(task, struct store, failed_task);
     assert(store->failed);
-    list_for_each(node, &store->marks)
-        piece_wake(&list_entry(node, struct mark, lru)->waiters);
+    list_for_each(node, &store->marks) piece_wake(&list_entry(node, struct mark, lru)->waiters);
     piece_wake(&store->room_waiters);
     piece_wake(&store->space_waiters);
     piece_wake(&store->settle_waiters);
@@ -75,9 +74,8 @@ static struct piece *make_piece(struct store_io *io, uint64_t offset, uint32_t l
         [STORE_READ] = PIECE_READ, [STORE_WRITE] = PIECE_WRITE, [STORE_ZERO] = PIECE_ZERO};
     uint32_t in_chunk = (uint32_t)(offset % STORE_CHUNK_BYTES);
     assert(in_chunk + length <= STORE_CHUNK_BYTES);
-    struct piece *piece =
-        piece_create(io->shard, kinds[io->op], (uint32_t)(offset / STORE_CHUNK_BYTES),
-                     in_chunk / STORE_BLOCK_BYTES, length / STORE_BLOCK_BYTES);
+    struct piece *piece = piece_create(io->shard, kinds[io->op], (uint32_t)(offset / STORE_CHUNK_BYTES),
+                                       in_chunk / STORE_BLOCK_BYTES, length / STORE_BLOCK_BYTES);
     piece->io = io;
     piece->flags = io->flags;
     piece->generation = io->generation;
@@ -213,13 +211,10 @@ void store_stats(const struct store *store, struct store_stats *ret_stats)
     ret_stats->marks = store->mark_count;
     ret_stats->failed = store->failed;
     ret_stats->suspect_regions = 0;
-    list_for_each(node, &store->marks)
-        ret_stats->suspect_regions += list_entry(node, struct mark, lru)->suspect != 0;
+    list_for_each(node, &store->marks) ret_stats->suspect_regions += list_entry(node, struct mark, lru)->suspect != 0;
     uint64_t now = env_now_ns(store->env);
     ret_stats->oldest_io_ns =
-        list_empty(&store->pieces)
-            ? 0
-            : now - list_entry(store->pieces.next, struct piece, age_link)->started_ns;
+        list_empty(&store->pieces) ? 0 : now - list_entry(store->pieces.next, struct piece, age_link)->started_ns;
     if (store->round.phase == ROUND_DRIVE || store->round.phase == ROUND_KV)
         if (now - store->round.started_ns > ret_stats->oldest_io_ns)
             ret_stats->oldest_io_ns = now - store->round.started_ns;

@@ -24,7 +24,7 @@
 #define SHARD_REGIONS (STORE_SHARD_CHUNKS / REGION_CHUNKS)
 #define UNIT_BLOCKS (STORE_UNIT_BYTES / STORE_BLOCK_BYTES)
 #define UNIT_NONE RECORD_UNIT_NONE
-#define SPARE_BUFS 4u          /* 64 KiB buffers for merges, scrub, digests */
+#define SPARE_BUFS 4u /* 64 KiB buffers for merges, scrub, digests */
 #define RUNS_MAX STORE_CHUNK_BLOCKS
 
 struct store;
@@ -48,11 +48,11 @@ struct chunk_fresh {
 /* Checksums of a chunk's newest generation, cached. */
 struct sums {
     struct chunk *chunk;
-    struct list_node lru;      /* store->sums_lru, coldest first */
-    struct list_node waiters;  /* pieces (sums_link) until loaded */
-    uint32_t pins;             /* pieces that use it */
+    struct list_node lru;     /* store->sums_lru, coldest first */
+    struct list_node waiters; /* pieces (sums_link) until loaded */
+    uint32_t pins;            /* pieces that use it */
     bool loaded, dirty, writing;
-    int rc;                    /* of the load */
+    int rc; /* of the load */
     struct kv_get get;
     struct kv_write write;
     uint32_t crcs[STORE_CHUNK_BLOCKS];
@@ -114,13 +114,13 @@ struct store_shard {
 
 enum piece_kind { PIECE_READ, PIECE_WRITE, PIECE_ZERO };
 enum piece_stage {
-    PIECE_QUEUED,  /* behind an overlapping piece */
-    PIECE_MARK,    /* waits for the region's mark */
-    PIECE_SUMS,    /* waits for checksums before the map may change */
-    PIECE_MAP,     /* waits for space or a buffer */
-    PIECE_MERGE,   /* third source: reads, writes whole units, flushes */
-    PIECE_DATA,    /* drive I/O and checksums under way */
-    PIECE_PUT,     /* record on its way to the kv */
+    PIECE_QUEUED, /* behind an overlapping piece */
+    PIECE_MARK,   /* waits for the region's mark */
+    PIECE_SUMS,   /* waits for checksums before the map may change */
+    PIECE_MAP,    /* waits for space or a buffer */
+    PIECE_MERGE,  /* third source: reads, writes whole units, flushes */
+    PIECE_DATA,   /* drive I/O and checksums under way */
+    PIECE_PUT,    /* record on its way to the kv */
     PIECE_DONE,
     PIECE_STAGES
 };
@@ -153,7 +153,7 @@ struct piece {
     struct list_node sums_link; /* sums->waiters: a fetch runs beside other stages */
     struct store *store;
     struct store_shard *shard;
-    struct store_io *io; /* NULL: the store's own */
+    struct store_io *io;               /* NULL: the store's own */
     void (*done)(struct piece *piece); /* without io */
     void *owner;
     enum piece_kind kind;
@@ -197,7 +197,7 @@ struct round {
     uint32_t mark_count, mark_capacity;
     struct mark **cleans; /* candidates, then those deleted by the batch */
     uint32_t clean_count, clean_capacity;
-    uint32_t clean_chunks; /* records the batch will take for them */
+    uint32_t clean_chunks;  /* records the batch will take for them */
     struct unit_list frees; /* released by what this round makes durable */
     uint64_t settle_target; /* 0: this round settles nothing */
     uint64_t flush_seq;
@@ -240,8 +240,8 @@ struct store {
     struct chunk_fresh *pool_fresh;
     struct list_node done; /* pieces to be completed by done_task */
     struct env_task done_task;
-    uint32_t submit_depth; /* inside store_submit */
-    bool completing;       /* inside run_done_list */
+    uint32_t submit_depth;         /* inside store_submit */
+    bool completing;               /* inside run_done_list */
     struct list_node flushes_done; /* flush requests answered without work */
 
     struct list_node space_waiters, room_waiters, buf_waiters, settle_waiters;
@@ -260,15 +260,15 @@ struct store {
     struct list_node chunks_dirty;
     struct round round;
 
-    uint64_t write_seq;       /* data writes completed */
-    uint64_t flushed_seq;     /* of these, durable */
-    uint64_t settle_seq;      /* class of record puts made now */
-    uint64_t settled_seq;     /* durable */
-    uint64_t unsettled_puts;  /* map records put in class settle_seq */
-    uint64_t unsynced_puts;   /* kv batches since the last synced one */
+    uint64_t write_seq;      /* data writes completed */
+    uint64_t flushed_seq;    /* of these, durable */
+    uint64_t settle_seq;     /* class of record puts made now */
+    uint64_t settled_seq;    /* durable */
+    uint64_t unsettled_puts; /* map records put in class settle_seq */
+    uint64_t unsynced_puts;  /* kv batches since the last synced one */
     uint32_t puts_in_flight;
     bool super_dirty;
-    struct unit_list released;  /* by puts submitted since the last sync */
+    struct unit_list released; /* by puts submitted since the last sync */
     struct drain drains[DRAINS_MAX];
     uint32_t drain_count;
 
@@ -283,7 +283,7 @@ struct store {
 /* store.c */
 void store_fail(struct store *store, int rc);
 void store_fail_waiters(struct store *store); /* later, outside any submit: all that waits ends with -EIO */
-void *store_malloc(size_t bytes); /* zeroed; aborts when memory is exhausted */
+void *store_malloc(size_t bytes);             /* zeroed; aborts when memory is exhausted */
 
 /* chunk.c: the map of one chunk */
 struct chunk *chunk_get(struct store_shard *shard, uint32_t index); /* NULL: absent */
@@ -306,8 +306,9 @@ bool chunk_is_fresh(const struct chunk *chunk, uint32_t block); /* valid, but no
 void chunk_tidy(struct chunk *chunk, struct unit_list *released);
 void chunk_export(const struct chunk *chunk, struct record_map *ret_map);
 void chunk_import(struct chunk *chunk, const struct record_map *map);
-void chunk_put(struct chunk *chunk, struct kv_batch *batch, struct unit_list *released); /* tidies, puts the map record */
-void chunk_put_sums(struct chunk *chunk, struct kv_batch *batch); /* clears dirty */
+void chunk_put(struct chunk *chunk, struct kv_batch *batch,
+               struct unit_list *released);                                       /* tidies, puts the map record */
+void chunk_put_sums(struct chunk *chunk, struct kv_batch *batch);                 /* clears dirty */
 void chunk_unref(struct store *store, struct unit_list *released, uint32_t unit); /* the last one is released */
 
 /* Where a block's bytes are: drive offset of the block, or UINT64_MAX for zero. */
@@ -318,7 +319,7 @@ uint64_t chunk_block_offset(const struct chunk *chunk, uint32_t block);
 struct sums *sums_acquire(struct chunk *chunk, struct piece *waiter); /* pins; not loaded: wakes waiter later */
 void sums_unpin(struct sums *sums);
 void sums_set(struct sums *sums, uint32_t block, uint32_t crc);
-void sums_forget(struct chunk *chunk); /* drops the cached entry; nothing pinned */
+void sums_forget(struct chunk *chunk);                   /* drops the cached entry; nothing pinned */
 bool sums_checkpoint(struct store *store, uint32_t max); /* true: more remain */
 void sums_shrink(struct store *store);
 
@@ -337,9 +338,9 @@ void mark_wake_room(struct store *store);
 
 /* round.c */
 void round_kick(struct store *store);
-void round_submit_put(struct store *store, struct kv_write *write); /* unsynced, in order */
+void round_submit_put(struct store *store, struct kv_write *write);  /* unsynced, in order */
 void round_release(struct store *store, struct unit_list *released); /* with a put submitted just now */
-void round_drain(struct store *store); /* frees what nobody reads any more */
+void round_drain(struct store *store);                               /* frees what nobody reads any more */
 void round_close(struct store *store);
 
 /* round_batch.c: what goes into a round's synced batch, and what its durability means */
@@ -357,8 +358,7 @@ void piece_wake(struct list_node *waiters); /* runs each waiter's stage again */
 void piece_resume(struct piece *piece);
 void piece_part_done(struct piece *piece, int rc); /* one of pending ended; after the last the stage goes on */
 /* One drive request for blocks first.. of the piece (a flush: first 0, count 1, data NULL); one more pending part. */
-void run_submit(struct piece *piece, enum drive_op op, uint64_t offset, uint32_t first, uint32_t count,
-                uint8_t *data);
+void run_submit(struct piece *piece, enum drive_op op, uint64_t offset, uint32_t first, uint32_t count, uint8_t *data);
 bool piece_take_buf(struct piece *piece, struct buf **ret_buf); /* false: waits for a spare buffer */
 void store_give_buf(struct store *store, struct buf *buf);
 uint64_t piece_oldest_ticket(const struct store *store);
@@ -388,14 +388,14 @@ struct store_shard *shard_create(struct store *store, const struct store_shard_i
 struct store_shard *shard_find(struct store *store, const struct store_shard_id *id);
 void shard_unlink(struct store_shard *shard);
 bool shard_quiet(const struct store_shard *shard);
-void shard_destroy(struct store_shard *shard); /* unlinked and quiet */
+void shard_destroy(struct store_shard *shard);          /* unlinked and quiet */
 struct kv_write *small_put_create(struct store *store); /* frees itself */
 void small_put_submit(struct kv_write *write);
 bool drop_running(const struct store *store, const struct store_shard_id *id);
 void drop_resume(struct store *store, const struct store_shard_id *id);
 void background_create(struct store *store);
 void background_start(struct store *store);
-void background_stop(struct store *store);   /* no more work is begun */
+void background_stop(struct store *store); /* no more work is begun */
 bool background_idle(const struct store *store);
 void background_destroy(struct store *store);
 void prewrite_kick(struct store *store);

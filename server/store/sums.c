@@ -72,8 +72,7 @@ struct sums *sums_acquire(struct chunk *chunk, struct piece *waiter)
         if (!chunk->stored) {
             sums->loaded = true;
         } else {
-            struct record_key key =
-                record_key_chunk(RECORD_SUMS, &chunk->shard->id, chunk->index, chunk->generation);
+            struct record_key key = record_key_chunk(RECORD_SUMS, &chunk->shard->id, chunk->index, chunk->generation);
             memcpy(sums->get.key, key.bytes, key.len);
             sums->get.key_len = key.len;
             sums->get.cb = load_done;
@@ -124,7 +123,8 @@ void sums_shrink(struct store *store)
 {
     uint32_t steps = 0;
     assert(store->sums_max > 0);
-    list_for_each_safe(node, next, &store->sums_lru) {
+    list_for_each_safe(node, next, &store->sums_lru)
+    {
         if (store->sums_count < store->sums_max || steps++ >= 32)
             return;
         struct sums *sums = list_entry(node, struct sums, lru);
@@ -164,7 +164,8 @@ bool sums_checkpoint(struct store *store, uint32_t max)
 {
     assert(max > 0);
     assert(store->opened);
-    list_for_each(node, &store->sums_lru) {
+    list_for_each(node, &store->sums_lru)
+    {
         struct sums *sums = list_entry(node, struct sums, lru);
         if (!sums->loaded || !sums->dirty || sums->writing)
             continue;

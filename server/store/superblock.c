@@ -60,8 +60,7 @@ int superblock_decode(const uint8_t block[STORE_BLOCK_BYTES], struct superblock 
     return 0;
 }
 
-int store_format_superblock(uint8_t block[STORE_BLOCK_BYTES], const struct store_identity *id,
-                            uint64_t drive_bytes)
+int store_format_superblock(uint8_t block[STORE_BLOCK_BYTES], const struct store_identity *id, uint64_t drive_bytes)
 {
     assert(block && id);
     if (drive_bytes < 4ull * STORE_CHUNK_BYTES || drive_bytes / STORE_UNIT_BYTES >= UINT32_MAX)

@@ -40,8 +40,7 @@ static void sleep_for(struct walker *walker, uint64_t ns)
 {
     assert(ns > 0 && !walker->busy);
     assert(!walker->timer.armed);
-    env_timer_start(walker->store->env, &walker->timer, ns,
-                    is_verifier(walker) ? verify_step : scrub_step);
+    env_timer_start(walker->store->env, &walker->timer, ns, is_verifier(walker) ? verify_step : scrub_step);
 }
 
 static void read_done(struct piece *piece)
@@ -68,8 +67,7 @@ static void read_unit(struct walker *walker, struct store_shard *shard)
 {
     assert(walker->buf && !walker->busy);
     assert(walker->unit < STORE_CHUNK_UNITS);
-    struct piece *piece = piece_create(shard, PIECE_READ, walker->chunk, walker->unit * UNIT_BLOCKS,
-                                       UNIT_BLOCKS);
+    struct piece *piece = piece_create(shard, PIECE_READ, walker->chunk, walker->unit * UNIT_BLOCKS, UNIT_BLOCKS);
     piece->generation = UINT32_MAX;
     piece->data = walker->buf->data;
     piece->crcs = walker->crcs;
@@ -97,9 +95,8 @@ static bool next_unit(struct walker *walker, const struct chunk *chunk)
 static struct mark *first_suspect(struct store *store)
 {
     assert(store->opened);
-    list_for_each(node, &store->marks)
-        if (list_entry(node, struct mark, lru)->suspect)
-            return list_entry(node, struct mark, lru);
+    list_for_each(node, &store->marks) if (list_entry(node, struct mark, lru)->suspect) return list_entry(
+        node, struct mark, lru);
     return NULL;
 }
 
@@ -127,7 +124,7 @@ static void verify_step(struct env_timer *timer)
             read_unit(walker, mark->shard);
             return;
         }
-        mark->suspect &= (uint16_t)~(1u << bit);
+        mark->suspect &= (uint16_t) ~(1u << bit);
         walker->started = false;
         assert(!(mark->suspect >> bit & 1));
     }
@@ -149,7 +146,8 @@ static struct store_shard *scrub_shard(struct walker *walker)
 {
     struct store_shard *best = NULL;
     const struct store_shard_id *at = &walker->shard;
-    list_for_each(node, &walker->store->shards) {
+    list_for_each(node, &walker->store->shards)
+    {
         struct store_shard *shard = list_entry(node, struct store_shard, link);
         const struct store_shard_id *id = &shard->id;
         bool after = id->volume != at->volume ? id->volume > at->volume
@@ -159,8 +157,8 @@ static struct store_shard *scrub_shard(struct walker *walker)
             continue;
         const struct store_shard_id *b = best ? &best->id : NULL;
         if (!b || id->volume < b->volume ||
-            (id->volume == b->volume && (id->shard < b->shard ||
-                                         (id->shard == b->shard && id->instance < b->instance))))
+            (id->volume == b->volume &&
+             (id->shard < b->shard || (id->shard == b->shard && id->instance < b->instance))))
             best = shard;
     }
     assert(!best || best->store == walker->store);
@@ -223,8 +221,7 @@ void scrubber_start(struct store *store)
     walker->shard.volume = store->super.scrub_volume;
     walker->shard.shard = store->super.scrub_shard;
     struct store_shard *shard = scrub_shard(walker);
-    if (shard && shard->id.volume == store->super.scrub_volume &&
-        shard->id.shard == store->super.scrub_shard) {
+    if (shard && shard->id.volume == store->super.scrub_volume && shard->id.shard == store->super.scrub_shard) {
         walker->shard = shard->id;
         walker->chunk = store->super.scrub_chunk % STORE_SHARD_CHUNKS;
     }

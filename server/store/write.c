@@ -41,8 +41,7 @@ static bool unit_uses_base(const struct chunk *chunk, uint32_t unit)
 {
     assert(unit < STORE_CHUNK_UNITS);
     for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++)
-        if (chunk_state(chunk, b) == BLOCK_BASE ||
-            (chunk_state(chunk, b) == BLOCK_OVER && chunk_is_fresh(chunk, b)))
+        if (chunk_state(chunk, b) == BLOCK_BASE || (chunk_state(chunk, b) == BLOCK_OVER && chunk_is_fresh(chunk, b)))
             return true;
     return false;
 }
@@ -50,14 +49,12 @@ static bool unit_uses_base(const struct chunk *chunk, uint32_t unit)
 bool write_needs_merge(const struct chunk *chunk, uint32_t generation, uint32_t unit)
 {
     assert(unit < STORE_CHUNK_UNITS);
-    if (chunk->own[unit] == UNIT_NONE || chunk_base(chunk, unit) == UNIT_NONE ||
-        !own_shared(chunk, generation, unit))
+    if (chunk->own[unit] == UNIT_NONE || chunk_base(chunk, unit) == UNIT_NONE || !own_shared(chunk, generation, unit))
         return false;
     return unit_uses_own(chunk, unit) && unit_uses_base(chunk, unit);
 }
 
-uint32_t store_units_needed(struct store_shard *shard, uint32_t generation, uint64_t offset,
-                            uint64_t length)
+uint32_t store_units_needed(struct store_shard *shard, uint32_t generation, uint64_t offset, uint64_t length)
 {
     assert(length > 0);
     assert(offset + length <= shard->bytes);
@@ -119,8 +116,7 @@ static uint32_t wish_for(const struct chunk *chunk, uint32_t unit)
     for (uint32_t i = 1; i < STORE_CHUNK_UNITS; i++) { /* nearest neighbours first */
         if (unit >= i && chunk->own[unit - i] != UNIT_NONE)
             return chunk->own[unit - i] + i;
-        if (unit + i < STORE_CHUNK_UNITS && chunk->own[unit + i] != UNIT_NONE &&
-            chunk->own[unit + i] >= i)
+        if (unit + i < STORE_CHUNK_UNITS && chunk->own[unit + i] != UNIT_NONE && chunk->own[unit + i] >= i)
             return chunk->own[unit + i] - i;
     }
     return UNIT_NONE;
@@ -198,8 +194,7 @@ static void wait_for_space(struct piece *piece)
     bool prewriting = store->alloc.free > store->alloc.free_below;
     /* Units in quarantine come free by themselves, but not those that pieces hold which wait here. */
     uint64_t coming = store->alloc.quarantined - piece->released.count;
-    list_for_each(node, &store->space_waiters)
-        coming -= list_entry(node, struct piece, wait_link)->released.count;
+    list_for_each(node, &store->space_waiters) coming -= list_entry(node, struct piece, wait_link)->released.count;
     if (!prewriting && !coming) {
         piece->rc = -ENOSPC;
         if (!piece->pending)
@@ -267,8 +262,7 @@ void write_data(struct piece *piece)
             i++;
             continue;
         }
-        while (i + count < piece->count &&
-               target_of(piece, i + count) == offset + (uint64_t)count * STORE_BLOCK_BYTES)
+        while (i + count < piece->count && target_of(piece, i + count) == offset + (uint64_t)count * STORE_BLOCK_BYTES)
             count++;
         run_submit(piece, DRIVE_WRITE, offset, i, count, piece->data + (size_t)i * STORE_BLOCK_BYTES);
         i += count;
@@ -381,7 +375,7 @@ bool generation_switch(struct piece *piece)
     }
     kv_batch_reset(&piece->put.batch);
     if (piece->sums->dirty)
-        chunk_put_sums(chunk, &piece->put.batch); /* of the generation that ends */
+        chunk_put_sums(chunk, &piece->put.batch);   /* of the generation that ends */
     if (!chunk->generation && chunk_empty(chunk)) { /* a bare mod_epoch that no snapshot shares moves with it */
         struct record_key key = record_key_chunk(RECORD_MAP, &piece->shard->id, chunk->index, 0);
         kv_batch_delete(&piece->put.batch, key.bytes, key.len);

@@ -14,8 +14,7 @@
 static bool unit_whole(const struct piece *piece, uint32_t unit)
 {
     assert(unit < STORE_CHUNK_UNITS);
-    return unit * UNIT_BLOCKS >= piece->first &&
-           (unit + 1) * UNIT_BLOCKS <= (uint32_t)piece->first + piece->count;
+    return unit * UNIT_BLOCKS >= piece->first && (unit + 1) * UNIT_BLOCKS <= (uint32_t)piece->first + piece->count;
 }
 
 bool zero_is_noop(const struct piece *piece)
@@ -31,8 +30,7 @@ bool zero_is_noop(const struct piece *piece)
     if (piece->flags & STORE_IO_NO_HOLE)
         return true;
     for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++)
-        if (unit_whole(piece, unit) &&
-            (chunk->own[unit] != UNIT_NONE || chunk_base(chunk, unit) != UNIT_NONE))
+        if (unit_whole(piece, unit) && (chunk->own[unit] != UNIT_NONE || chunk_base(chunk, unit) != UNIT_NONE))
             return false;
     return true;
 }
@@ -72,8 +70,7 @@ static void release_unit(struct piece *piece, uint32_t unit)
     struct chunk *chunk = piece->chunk;
     assert(piece->generation == chunk->generation);
     uint32_t own = chunk->own[unit], base = chunk_base(chunk, unit);
-    bool keep = piece->flags & STORE_IO_NO_HOLE && own != UNIT_NONE &&
-                alloc_refs(&piece->store->alloc, own) == 1;
+    bool keep = piece->flags & STORE_IO_NO_HOLE && own != UNIT_NONE && alloc_refs(&piece->store->alloc, own) == 1;
     assert(unit_whole(piece, unit));
     if (base != UNIT_NONE) {
         chunk_unref(piece->store, &piece->released, base);

@@ -65,8 +65,7 @@ static void copy_in(uint8_t *to, const uint8_t *from, uint64_t length)
 static uint8_t *map_zeros(uint64_t bytes)
 {
     assert(bytes > 0);
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     assert(memory != MAP_FAILED);
     return memory;
 }
@@ -274,7 +273,8 @@ int drive_sim_open(struct drive_sim_disk *disk, struct env *env, struct drive **
 static void crash_in_flight(struct drive_sim_disk *disk)
 {
     assert(disk->handle);
-    list_for_each(node, &disk->handle->ops) {
+    list_for_each(node, &disk->handle->ops)
+    {
         struct op *op = list_entry(node, struct op, link);
         if (op->io->op != DRIVE_WRITE || prng_below(&disk->prng, 3) == 0)
             continue;
@@ -343,7 +343,8 @@ void drive_sim_kick(struct drive_sim_disk *disk)
     assert(!disk->faults.hung);
     if (!disk->handle)
         return;
-    list_for_each(node, &disk->handle->ops) {
+    list_for_each(node, &disk->handle->ops)
+    {
         struct op *op = list_entry(node, struct op, link);
         if (op->due && !op->timer.armed)
             env_timer_start(disk->handle->env, &op->timer, 1000, fired);
@@ -372,9 +373,7 @@ void drive_sim_flip(struct drive_sim_disk *disk, uint64_t offset, uint8_t mask)
 }
 
 void drive_sim_trace(struct drive_sim_disk *disk,
-                     void (*trace)(void *arg, enum drive_op op, uint64_t offset, uint32_t length,
-                                   bool done),
-                     void *arg)
+                     void (*trace)(void *arg, enum drive_op op, uint64_t offset, uint32_t length, bool done), void *arg)
 {
     assert(disk);
     disk->trace = trace;

@@ -17,21 +17,21 @@
 #include "server/store/drive.h"
 
 #define DRIVE_SIM_SECTOR 512u
-#define DRIVE_SIM_FILL 0xeeu  /* every byte of a new disk: what lay there before */
+#define DRIVE_SIM_FILL 0xeeu /* every byte of a new disk: what lay there before */
 #define DRIVE_SIM_TRASH 0xdb /* what a trashed sector is filled with */
 
 enum drive_sim_crash { DRIVE_SIM_PROCESS, DRIVE_SIM_POWER };
 
 /* May be changed at any time; zero: no fault. */
 struct drive_sim_faults {
-    uint64_t fail_nth;          /* the n-th operation from now on fails with fail_rc (counts down to 0) */
-    int fail_rc;                /* default -EIO */
-    bool fail_only_reads;       /* fail_nth counts reads only */
+    uint64_t fail_nth;            /* the n-th operation from now on fails with fail_rc (counts down to 0) */
+    int fail_rc;                  /* default -EIO */
+    bool fail_only_reads;         /* fail_nth counts reads only */
     uint32_t drop_write_permille; /* acknowledged, but never stored */
-    uint32_t slow_permille;     /* takes slow_ns instead */
+    uint32_t slow_permille;       /* takes slow_ns instead */
     uint64_t slow_ns;
-    bool hung;                  /* nothing completes until it is cleared (completes on the next operation or kick) */
-    bool power_keeps_all;       /* power loss loses nothing: for tests that need it exact */
+    bool hung;            /* nothing completes until it is cleared (completes on the next operation or kick) */
+    bool power_keeps_all; /* power loss loses nothing: for tests that need it exact */
     bool power_drops_all;
     bool power_trashes_none; /* an unflushed sector is old or new after power loss, never garbage */
 };

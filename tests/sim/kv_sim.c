@@ -78,8 +78,7 @@ static uint64_t hash(const uint8_t *key, uint32_t key_len)
     return prng_splitmix(&h);
 }
 
-static struct entry *entry_create(const void *key, uint32_t key_len, const void *value,
-                                  uint32_t value_len)
+static struct entry *entry_create(const void *key, uint32_t key_len, const void *value, uint32_t value_len)
 {
     struct entry *entry = calloc(1, sizeof(*entry) + key_len + value_len);
     assert(entry && key_len <= KV_KEY_MAX);
@@ -135,8 +134,7 @@ static void map_delete(struct entry **root, const void *key, uint32_t key_len)
     }
 }
 
-static void map_put(struct entry **root, const void *key, uint32_t key_len, const void *value,
-                    uint32_t value_len)
+static void map_put(struct entry **root, const void *key, uint32_t key_len, const void *value, uint32_t value_len)
 {
     struct entry *low, *high;
     map_delete(root, key, key_len);
@@ -146,8 +144,7 @@ static void map_put(struct entry **root, const void *key, uint32_t key_len, cons
 }
 
 /* First entry from the key on. */
-static const struct entry *map_from(const struct entry *root, const void *key, uint32_t key_len,
-                                    bool inclusive)
+static const struct entry *map_from(const struct entry *root, const void *key, uint32_t key_len, bool inclusive)
 {
     const struct entry *best = NULL;
     while (root) {
@@ -175,8 +172,7 @@ static struct entry *map_copy(const struct entry *root)
 {
     if (!root)
         return NULL;
-    struct entry *copy =
-        entry_create(root->bytes, root->key_len, root->bytes + root->key_len, root->value_len);
+    struct entry *copy = entry_create(root->bytes, root->key_len, root->bytes + root->key_len, root->value_len);
     assert(copy->priority == root->priority);
     copy->left = map_copy(root->left);
     copy->right = map_copy(root->right);
@@ -285,8 +281,7 @@ static void serve_write(struct kv_sim_base *base, const struct kv_write *write)
 
 static int serve_get(struct kv_sim_base *base, struct kv_get *get)
 {
-    const struct entry *entry =
-        map_from(base->current, get->key, get->key_len, /* inclusive= */ true);
+    const struct entry *entry = map_from(base->current, get->key, get->key_len, /* inclusive= */ true);
     assert(get->key_len <= KV_KEY_MAX);
     if (!entry || compare_entry(get->key, get->key_len, entry))
         return -ENOENT;
@@ -303,8 +298,7 @@ static int serve_get(struct kv_sim_base *base, struct kv_get *get)
 
 static void serve_scan(struct kv_sim_base *base, struct kv_scan *scan)
 {
-    const struct entry *entry =
-        map_from(base->current, scan->from, scan->from_len, /* inclusive= */ true);
+    const struct entry *entry = map_from(base->current, scan->from, scan->from_len, /* inclusive= */ true);
     kv_batch_reset(&scan->pairs);
     scan->more = false;
     assert(scan->limit > 0);
@@ -313,8 +307,7 @@ static void serve_scan(struct kv_sim_base *base, struct kv_scan *scan)
             scan->more = true;
             break;
         }
-        kv_batch_put(&scan->pairs, entry->bytes, entry->key_len, entry->bytes + entry->key_len,
-                     entry->value_len);
+        kv_batch_put(&scan->pairs, entry->bytes, entry->key_len, entry->bytes + entry->key_len, entry->value_len);
         entry = map_from(base->current, entry->bytes, entry->key_len, /* inclusive= */ false);
     }
 }
@@ -418,8 +411,7 @@ static void close_handle(struct kv *kv)
     free_handle(handle->base);
 }
 
-static const struct kv_ops ops = {
-    .write = submit_write, .get = submit_get, .scan = submit_scan, .close = close_handle};
+static const struct kv_ops ops = {.write = submit_write, .get = submit_get, .scan = submit_scan, .close = close_handle};
 
 int kv_sim_open(struct kv_sim_base *base, struct env *env, struct kv **ret_kv)
 {
@@ -441,7 +433,8 @@ int kv_sim_open(struct kv_sim_base *base, struct env *env, struct kv **ret_kv)
 static void crash_in_flight(struct kv_sim_base *base)
 {
     assert(base->handle);
-    list_for_each(node, &base->handle->queue) {
+    list_for_each(node, &base->handle->queue)
+    {
         const struct request *request = list_entry(node, struct request, link);
         if (request->rc || base->handle->failed || prng_below(&base->prng, 2))
             return;
@@ -485,8 +478,8 @@ struct kv_sim_stats *kv_sim_stats(struct kv_sim_base *base)
     return &base->stats;
 }
 
-bool kv_sim_next(struct kv_sim_base *base, uint8_t key[KV_KEY_MAX], uint32_t *key_len,
-                 bool inclusive, const uint8_t **ret_value, uint32_t *ret_value_len)
+bool kv_sim_next(struct kv_sim_base *base, uint8_t key[KV_KEY_MAX], uint32_t *key_len, bool inclusive,
+                 const uint8_t **ret_value, uint32_t *ret_value_len)
 {
     assert(key && key_len);
     const struct entry *entry = map_from(base->current, key, *key_len, inclusive);
@@ -499,8 +492,7 @@ bool kv_sim_next(struct kv_sim_base *base, uint8_t key[KV_KEY_MAX], uint32_t *ke
     return true;
 }
 
-void kv_sim_put(struct kv_sim_base *base, const void *key, uint32_t key_len, const void *value,
-                uint32_t value_len)
+void kv_sim_put(struct kv_sim_base *base, const void *key, uint32_t key_len, const void *value, uint32_t value_len)
 {
     struct entry **maps[] = {&base->current, &base->durable};
     assert(key && key_len);
@@ -513,8 +505,7 @@ void kv_sim_put(struct kv_sim_base *base, const void *key, uint32_t key_len, con
 }
 
 void kv_sim_trace(struct kv_sim_base *base,
-                  void (*trace)(void *arg, const struct kv_batch *batch, bool sync, bool done),
-                  void *arg)
+                  void (*trace)(void *arg, const struct kv_batch *batch, bool sync, bool done), void *arg)
 {
     assert(base);
     base->trace = trace;

@@ -34,7 +34,7 @@ struct kv_sim_base;
 struct kv_sim_base *kv_sim_base_create(uint64_t seed);
 void kv_sim_base_destroy(struct kv_sim_base *base); /* accepts NULL; an open handle is freed too */
 int kv_sim_open(struct kv_sim_base *base, struct env *env, struct kv **ret_kv); /* -EBUSY: open */
-void kv_sim_crash(struct kv_sim_base *base, enum kv_sim_crash kind); /* the handle is gone after it */
+void kv_sim_crash(struct kv_sim_base *base, enum kv_sim_crash kind);            /* the handle is gone after it */
 struct kv_sim_faults *kv_sim_faults(struct kv_sim_base *base);
 struct kv_sim_stats *kv_sim_stats(struct kv_sim_base *base);
 /* Direct access for tests: walks pairs in key order from (and including) key; returns false at the end. */

@@ -145,8 +145,8 @@ static void io_done(struct store_io *io, int rc)
     self->rc = rc;
 }
 
-struct fixture_io *fixture_submit_flags(struct fixture *f, enum store_op op, uint64_t offset,
-                                        uint32_t length, const uint8_t *data, uint32_t flags)
+struct fixture_io *fixture_submit_flags(struct fixture *f, enum store_op op, uint64_t offset, uint32_t length,
+                                        const uint8_t *data, uint32_t flags)
 {
     struct fixture_io *self = calloc(1, sizeof(*self));
     assert_non_null(self);
@@ -175,8 +175,8 @@ struct fixture_io *fixture_submit_flags(struct fixture *f, enum store_op op, uin
     return self;
 }
 
-struct fixture_io *fixture_submit(struct fixture *f, enum store_op op, uint64_t offset,
-                                  uint32_t length, const uint8_t *data)
+struct fixture_io *fixture_submit(struct fixture *f, enum store_op op, uint64_t offset, uint32_t length,
+                                  const uint8_t *data)
 {
     return fixture_submit_flags(f, op, offset, length, data, 0);
 }

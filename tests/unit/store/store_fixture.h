@@ -35,8 +35,8 @@ struct fixture {
 };
 
 void fixture_create(struct fixture *f, uint64_t drive_bytes, uint64_t seed);
-void fixture_destroy(struct fixture *f); /* closes the store if need be; asserts that no buffer leaked */
-int fixture_open(struct fixture *f);     /* store only */
+void fixture_destroy(struct fixture *f);    /* closes the store if need be; asserts that no buffer leaked */
+int fixture_open(struct fixture *f);        /* store only */
 void fixture_open_shard(struct fixture *f); /* both; must succeed */
 void fixture_close(struct fixture *f, bool clean);
 void fixture_crash(struct fixture *f, bool power); /* the store's memory is abandoned, drive and kv crash */

@@ -153,8 +153,12 @@ static void digested(struct store_digest *req, int rc)
 static int digest(struct fixture *f, uint32_t chunk, uint32_t generation, struct digest_wait *wait)
 {
     memset(wait, 0, sizeof(*wait));
-    wait->req = (struct store_digest){.shard = f->shard, .chunk = chunk, .generation = generation,
-                                      .blocks = wait->blocks, .cb = digested, .owner = wait};
+    wait->req = (struct store_digest){.shard = f->shard,
+                                      .chunk = chunk,
+                                      .generation = generation,
+                                      .blocks = wait->blocks,
+                                      .cb = digested,
+                                      .owner = wait};
     store_digest(&wait->req);
     assert_false(wait->done);
     assert_true(fixture_wait(f, &wait->done));

@@ -97,8 +97,8 @@ void model_overwrite(struct model *model, uint32_t first, uint32_t count)
         add_version(&model->blocks[first + b], id);
     }
     *io = (struct model_io){.first = first, .count = count};
-    io->io = fixture_submit(model->f, STORE_WRITE, (uint64_t)first * STORE_BLOCK_BYTES,
-                            count * STORE_BLOCK_BYTES, data);
+    io->io =
+        fixture_submit(model->f, STORE_WRITE, (uint64_t)first * STORE_BLOCK_BYTES, count * STORE_BLOCK_BYTES, data);
     model->inflight_count++;
 }
 
@@ -110,8 +110,8 @@ void model_trim(struct model *model, uint32_t first, uint32_t count, uint32_t fl
     for (uint32_t b = 0; b < count; b++)
         add_version(&model->blocks[first + b], 0);
     *io = (struct model_io){.first = first, .count = count};
-    io->io = fixture_submit_flags(model->f, STORE_ZERO, (uint64_t)first * STORE_BLOCK_BYTES,
-                                  count * STORE_BLOCK_BYTES, NULL, flags);
+    io->io = fixture_submit_flags(model->f, STORE_ZERO, (uint64_t)first * STORE_BLOCK_BYTES, count * STORE_BLOCK_BYTES,
+                                  NULL, flags);
     model->inflight_count++;
 }
 
@@ -218,8 +218,8 @@ void model_check_range(struct model *model, uint32_t first, uint32_t count)
             uint64_t id = sector_id(data + (size_t)b * STORE_BLOCK_BYTES + s * DRIVE_SIM_SECTOR);
             uint64_t expected = current_id(&model->blocks[first + b], s);
             if (id != expected) /* I7 */
-                fail_msg("block %u sector %u holds %#llx, not %#llx", first + b, s,
-                         (unsigned long long)id, (unsigned long long)expected);
+                fail_msg("block %u sector %u holds %#llx, not %#llx", first + b, s, (unsigned long long)id,
+                         (unsigned long long)expected);
         }
 }
 
@@ -269,8 +269,7 @@ void model_snapshot(struct model *model)
 
 /* Power loss: any version since the flush, sector by sector, or trash where something was written. Process death: the last
  * acknowledged version, or the one in flight. */
-static void check_survivor(const struct model_block *block, uint32_t b, uint32_t sector, uint64_t id,
-                           bool power)
+static void check_survivor(const struct model_block *block, uint32_t b, uint32_t sector, uint64_t id, bool power)
 {
     if (id == current_id(block, sector))
         return;
@@ -285,8 +284,8 @@ static void check_survivor(const struct model_block *block, uint32_t b, uint32_t
     if (power && written && id == TRASH_ID)
         return;
     fail_msg("block %u sector %u holds %#llx after %s; flushed %#llx, %u versions since", b, sector,
-             (unsigned long long)id, power ? "power loss" : "process death",
-             (unsigned long long)block->flushed[sector], block->count - 1);
+             (unsigned long long)id, power ? "power loss" : "process death", (unsigned long long)block->flushed[sector],
+             block->count - 1);
 }
 
 static void take_survivors(struct model *model, bool power)

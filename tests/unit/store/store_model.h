@@ -54,8 +54,8 @@ void model_reap(struct model *model, uint32_t leave); /* waits until at most tha
 void model_flush(struct model *model);                /* with what is in flight in flight */
 void model_snapshot(struct model *model);             /* quiesces, flushes, opens the next generation */
 void model_check_range(struct model *model, uint32_t first, uint32_t count); /* reads now: exact */
-void model_check_all(struct model *model);            /* all, snapshots too; exact */
-void model_crash(struct model *model, bool power);    /* crash, reopen, check what survived, take it as given */
-void model_reopen(struct model *model);               /* clean stop and start; exact */
+void model_check_all(struct model *model);                                   /* all, snapshots too; exact */
+void model_crash(struct model *model, bool power); /* crash, reopen, check what survived, take it as given */
+void model_reopen(struct model *model);            /* clean stop and start; exact */
 
 #endif

@@ -148,7 +148,7 @@ static bool sweep_one(uint64_t n, bool kv, bool power)
     *fail_nth = 0;
     fixture_run(&f, ENV_MS(1));
     assert_int_equal(f.failed_count, fixture_stats(&f).failed); /* sticky, told once (R13) */
-    f.damaged_count = 0; /* an injected read error may be reported */
+    f.damaged_count = 0;                                        /* an injected read error may be reported */
     model_crash(&model, power);
     model_check_all(&model);
     check_allocator(&f);

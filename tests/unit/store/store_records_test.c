@@ -70,8 +70,8 @@ static int decode(enum record_kind kind, const struct record_key *key, const uin
     return -EINVAL;
 }
 
-static void check_corruption(enum record_kind kind, const struct record_key *key,
-                             const struct record_key *wrong, uint8_t *value, size_t bytes)
+static void check_corruption(enum record_kind kind, const struct record_key *key, const struct record_key *wrong,
+                             uint8_t *value, size_t bytes)
 {
     assert_int_equal(decode(kind, key, value, bytes), 0);
     for (size_t i = 0; i < bytes; i++) {

@@ -196,7 +196,7 @@ static void dropped_shard_gives_its_space_back_and_is_never_read(void **state)
     id.instance = 2;
     assert_int_equal(store_shard_open(f.store, &id, f.shard_bytes, &f.shard), 0);
     assert_true(fixture_holds(&f, 0, MIB, 0)); /* I12 */
-    fixture_run(&f, ENV_MS(12)); /* some of it is removed */
+    fixture_run(&f, ENV_MS(12));               /* some of it is removed */
     fixture_crash(&f, /* power= */ false);
     assert_int_equal(fixture_open(&f), 0);
     uint32_t count = 0;
