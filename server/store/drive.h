@@ -40,10 +40,10 @@ struct drive_ops {
 };
 struct drive {
     const struct drive_ops *ops;
-    uint64_t bytes;         /* read-only: size */
-    uint64_t prewritten;    /* bytes from the start that are written extents; device: all; file: 0, raised by the store */
-    bool volatile_cache;    /* read-only: a flush is needed for durability */
-    bool is_file;           /* regular file: prewriting is worth it */
+    uint64_t bytes;      /* read-only: size */
+    uint64_t prewritten; /* bytes from the start that are written extents; device: all; file: 0, raised by the store */
+    bool volatile_cache; /* read-only: a flush is needed for durability */
+    bool is_file;        /* regular file: prewriting is worth it */
 };
 
 static inline void drive_submit(struct drive *drive, struct drive_io *io)
