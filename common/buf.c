@@ -90,6 +90,7 @@ static uint32_t bufs_per_slab(const struct slab *slab)
 
 static uint8_t *slab_memory(const struct buf_pool *pool, const struct slab *slab)
 {
+    assert(pool != NULL);
     size_t index = (size_t)(slab - pool->slabs);
     assert(index < pool->slab_count);
     return pool->base + index * SLAB_BYTES;
@@ -122,6 +123,7 @@ static void map_memory(struct buf_pool *pool)
 
 static size_t descriptor_bytes(const struct buf_pool *pool)
 {
+    assert(pool != NULL);
     return (size_t)pool->slab_count * BUFS_PER_SLAB_MAX * sizeof(struct buf);
 }
 

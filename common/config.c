@@ -251,6 +251,7 @@ __attribute__((format(printf, 3, 4))) static size_t append(char *error, size_t l
 
 static bool section_known(const struct config_item *items, size_t count, const char *section)
 {
+    assert(items != NULL);
     for (size_t i = 0; i < count; i++) {
         if (strcmp(items[i].section, section) == 0)
             return true;
@@ -301,6 +302,7 @@ static void explain_value(const struct config_item *item, const char *value, int
 /* The index of the item, or count. */
 static size_t find_item(const struct config_item *items, size_t count, const char *section, const char *key)
 {
+    assert(items != NULL);
     size_t i = 0;
     while (i < count && (strcmp(items[i].section, section) != 0 || strcmp(items[i].key, key) != 0))
         i++;

@@ -67,6 +67,7 @@ static void timer_aim(struct env_uv *self)
 
 static void timer_fired(uv_timer_t *handle)
 {
+    assert(handle != NULL);
     struct env_uv *self = handle->data;
     uint64_t now_ns = uv_env_now_ns(&self->env);
     for (struct env_timer *timer; (timer = timer_heap_pop(&self->timers, now_ns)) != NULL;) {
@@ -117,11 +118,13 @@ static void run_tasks(struct env_uv *self)
 
 static void idle_turn(uv_idle_t *handle)
 {
+    assert(handle != NULL);
     run_tasks(handle->data);
 }
 
 static void check_turn(uv_check_t *handle)
 {
+    assert(handle != NULL);
     struct env_uv *self = handle->data;
     if (self->task_head)
         run_tasks(self);
@@ -147,6 +150,7 @@ static void uv_env_defer(struct env *env, struct env_task *task, env_task_cb cb)
 
 static uint64_t uv_env_random(struct env *env)
 {
+    assert(env != NULL);
     return prng_next(&self_of(env)->prng);
 }
 
@@ -184,6 +188,7 @@ int env_uv_create(struct uv_loop_s *loop, uint64_t seed, struct env **ret_env)
 
 static void handle_closed(uv_handle_t *handle)
 {
+    assert(handle != NULL);
     struct env_uv *self = handle->data;
     assert(self->open_handles > 0);
     if (--self->open_handles == 0)

@@ -116,6 +116,8 @@ uint64_t histogram_percentile(const struct histogram *h, double percent)
 uint64_t histogram_mean(const struct histogram *h)
 {
     assert(h != NULL);
+    assert(h->count > 0 || h->sum_ns == 0);
+    assert(h != NULL);
     if (h->count == 0)
         return 0;
     return h->sum_ns / h->count;

@@ -133,6 +133,7 @@ static size_t write_prefix(char *line, enum log_level level, const char *module)
 /* One line is one line: what a peer sent can not forge another. Returns the length. */
 static size_t write_message(char *out, size_t size, const char *format, va_list args)
 {
+    assert(out != NULL);
     assert(size > 4);
     int length = vsnprintf(out, size, format, args);
     if (length < 0)

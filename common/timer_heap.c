@@ -26,6 +26,7 @@ static bool is_before(const struct env_timer *a, const struct env_timer *b)
 
 static void place(struct timer_heap *heap, struct env_timer *timer, uint32_t index)
 {
+    assert(timer != NULL);
     assert(index < heap->count);
     heap->slots[index] = timer;
     timer->heap_index = index;
@@ -33,6 +34,8 @@ static void place(struct timer_heap *heap, struct env_timer *timer, uint32_t ind
 
 static void sift_up(struct timer_heap *heap, struct env_timer *timer, uint32_t index)
 {
+    assert(timer != NULL);
+    assert(heap != NULL);
     while (index > 0) {
         uint32_t parent = (index - 1) / 2;
         if (!is_before(timer, heap->slots[parent]))
@@ -45,6 +48,8 @@ static void sift_up(struct timer_heap *heap, struct env_timer *timer, uint32_t i
 
 static void sift_down(struct timer_heap *heap, struct env_timer *timer, uint32_t index)
 {
+    assert(timer != NULL);
+    assert(heap != NULL);
     for (;;) {
         uint32_t child = 2 * index + 1;
         if (child >= heap->count)

@@ -47,6 +47,7 @@ static uint64_t clock_ns(clockid_t clock)
 
 static uint64_t ring_env_now_ns(struct env *env)
 {
+    assert(env != NULL);
     (void)env;
     return clock_ns(CLOCK_BOOTTIME); /* R9: a suspended machine's leases run out */
 }
@@ -62,6 +63,7 @@ static void ring_env_timer_start(struct env *env, struct env_timer *timer, uint6
 
 static void ring_env_timer_stop(struct env *env, struct env_timer *timer)
 {
+    assert(timer != NULL);
     timer_heap_disarm(&loop_of(env)->timers, timer);
     assert(!timer->armed);
 }
@@ -84,6 +86,7 @@ static void ring_env_defer(struct env *env, struct env_task *task, env_task_cb c
 
 static uint64_t ring_env_random(struct env *env)
 {
+    assert(env != NULL);
     return prng_next(&loop_of(env)->prng);
 }
 
@@ -99,6 +102,7 @@ static const struct env_ops ring_env_ops = {
 
 static int ring_setup(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     static const struct {
         unsigned flags;
         const char *missing;
@@ -132,6 +136,7 @@ static int ring_setup(struct ring_loop *loop)
 
 static int ring_seed(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     uint64_t seed = loop->config.seed;
     if (seed == 0 && getrandom(&seed, sizeof(seed), 0) != (ssize_t)sizeof(seed))
         return -EIO;
@@ -178,6 +183,7 @@ err_after_alloc:
 /* Takes the eventfd's read back, so that the kernel writes nothing into the loop's memory any more. */
 static void ring_disarm(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     for (unsigned i = 0; loop->mailbox.read_armed && i < RING_DISARM_TURNS_MAX; i++) {
         ring_cancel(loop, &loop->mailbox.read_op);
         loop->stopping = true; /* not armed again */
@@ -204,6 +210,7 @@ void ring_loop_destroy(struct ring_loop *loop)
 
 static void queue_push(struct ring_op_queue *queue, struct ring_op *op)
 {
+    assert(op != NULL);
     op->next = NULL;
     if (queue->tail)
         queue->tail->next = op;
@@ -214,6 +221,7 @@ static void queue_push(struct ring_op_queue *queue, struct ring_op *op)
 
 static void queue_remove(struct ring_op_queue *queue, struct ring_op *op)
 {
+    assert(op != NULL);
     struct ring_op *before = NULL;
     for (struct ring_op *at = queue->head; at != op; at = at->next) {
         assert(at);
@@ -255,6 +263,7 @@ void ring_submit(struct ring_loop *loop, enum ring_phase phase, struct ring_op *
 /* A free submission entry; NULL when the kernel takes none now (then the next turn goes on). */
 static struct io_uring_sqe *ring_sqe_get(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     struct io_uring_sqe *sqe = io_uring_get_sqe(&loop->ring);
     if (!sqe && loop->enabled) {
         loop->stats.enters++;
@@ -269,6 +278,7 @@ static struct io_uring_sqe *ring_sqe_get(struct ring_loop *loop)
 /* True when everything queued is in the submission queue. */
 static bool ring_flush(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     for (int phase = 0; phase < RING_PHASE_COUNT; phase++) {
         struct ring_op_queue *queue = &loop->queues[phase];
         while (queue->head) {
@@ -303,6 +313,8 @@ static bool ring_cancel_now(struct ring_loop *loop, struct ring_op *op)
 
 void ring_cancel(struct ring_loop *loop, struct ring_op *op)
 {
+    assert(loop != NULL);
+    assert(op != NULL);
     if (op->state == RING_OP_QUEUED) {
         op->state = RING_OP_CANCELLED;
     } else if (op->state == RING_OP_SUBMITTED && !ring_cancel_now(loop, op)) {
@@ -314,6 +326,7 @@ void ring_cancel(struct ring_loop *loop, struct ring_op *op)
 /* The cancellations that found no room; what completed meanwhile is out of the queue again. */
 static bool ring_flush_cancels(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     while (loop->cancel_later.head) {
         if (!ring_cancel_now(loop, loop->cancel_later.head))
             return false;
@@ -329,6 +342,7 @@ static bool ring_flush_cancels(struct ring_loop *loop)
 /* liburing 2.3's io_uring_enable_rings, which its shared library forgot to export. */
 static int ring_enable(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     assert(!loop->enabled);
     if (syscall(__NR_io_uring_register, loop->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0)
         return -errno;
@@ -338,12 +352,14 @@ static int ring_enable(struct ring_loop *loop)
 
 static bool ring_has_work(const struct ring_loop *loop)
 {
+    assert(loop != NULL);
     return loop->task_head || loop->cancelled.head;
 }
 
 /* How long the enter may wait: 0 not at all, up to limit_ns (negative: no limit of the caller's). */
 static int64_t ring_wait_ns(struct ring_loop *loop, int64_t limit_ns, bool flushed)
 {
+    assert(loop != NULL);
     if (!flushed || ring_has_work(loop))
         return 0;
     int64_t wait = limit_ns < 0 || limit_ns > RING_WAIT_MAX_NS ? RING_WAIT_MAX_NS : limit_ns;
@@ -361,6 +377,7 @@ static int64_t ring_wait_ns(struct ring_loop *loop, int64_t limit_ns, bool flush
 /* Spins for config.busy_poll_us at most; true when something came. */
 static bool ring_busy_poll(struct ring_loop *loop, int64_t wait_ns)
 {
+    assert(loop != NULL);
     uint64_t spin_ns = (uint64_t)loop->config.busy_poll_us * 1000u;
     if ((uint64_t)wait_ns < spin_ns)
         spin_ns = (uint64_t)wait_ns;
@@ -376,6 +393,7 @@ static bool ring_busy_poll(struct ring_loop *loop, int64_t wait_ns)
 
 static int ring_wait(struct ring_loop *loop, int64_t wait_ns)
 {
+    assert(loop != NULL);
     if (ring_mailbox_sleep(loop)) {
         ring_mailbox_wake(loop);
         return io_uring_submit_and_get_events(&loop->ring);
@@ -393,6 +411,7 @@ static int ring_wait(struct ring_loop *loop, int64_t wait_ns)
 
 static int ring_enter(struct ring_loop *loop, int64_t limit_ns)
 {
+    assert(loop != NULL);
     bool flushed = ring_flush_cancels(loop) && ring_flush(loop);
     int64_t wait_ns = ring_wait_ns(loop, limit_ns, flushed);
     assert(wait_ns >= 0);
@@ -424,6 +443,7 @@ static void ring_complete(struct ring_loop *loop, struct ring_op *op, int32_t re
 
 static void ring_reap(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     struct {
         struct ring_op *op;
         int32_t res;
@@ -450,6 +470,7 @@ static void ring_reap(struct ring_loop *loop)
 
 static void ring_run_timers(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     if (timer_heap_next_ns(&loop->timers) == UINT64_MAX)
         return;
     uint64_t now = ring_env_now_ns(&loop->env);
@@ -496,6 +517,7 @@ int ring_loop_turn(struct ring_loop *loop, int64_t timeout_ns)
 
 int ring_loop_run(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     int rc = 0;
     loop->stopping = false;
     while (rc == 0 && !loop->stopping)
@@ -507,6 +529,7 @@ int ring_loop_run(struct ring_loop *loop)
 
 void ring_loop_stop(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     loop->stopping = true;
 }
 

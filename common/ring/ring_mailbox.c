@@ -18,6 +18,7 @@
 
 int ring_mailbox_init(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     struct ring_mailbox *box = &loop->mailbox;
     atomic_init(&box->head, NULL);
     atomic_init(&box->asleep, false);
@@ -49,6 +50,7 @@ static void mailbox_read_done(struct ring_op *op, int32_t res, uint32_t cqe_flag
 
 void ring_mailbox_arm(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     assert(!loop->mailbox.read_armed);
     loop->mailbox.read_armed = true;
     ring_submit(loop, RING_SEND, &loop->mailbox.read_op, mailbox_prepare, mailbox_read_done);
@@ -56,17 +58,20 @@ void ring_mailbox_arm(struct ring_loop *loop)
 
 bool ring_mailbox_sleep(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     atomic_store(&loop->mailbox.asleep, true);
     return atomic_load(&loop->mailbox.head) != NULL;
 }
 
 void ring_mailbox_wake(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     atomic_store(&loop->mailbox.asleep, false);
 }
 
 void ring_mailbox_drain(struct ring_loop *loop)
 {
+    assert(loop != NULL);
     if (!atomic_load_explicit(&loop->mailbox.head, memory_order_relaxed))
         return;
     struct ring_mail *newest = atomic_exchange(&loop->mailbox.head, NULL), *oldest = NULL;

@@ -103,11 +103,13 @@ void frame_pool_abandon(struct frame_pool *pool)
 
 struct buf_pool *frame_pool_bufs(const struct frame_pool *pool)
 {
+    assert(pool != NULL);
     return pool->bufs;
 }
 
 static void frame_msg_release(struct msg *msg)
 {
+    assert(msg != NULL);
     struct frame_msg *self = (struct frame_msg *)(void *)msg; /* msg is its first field */
     assert(self->pool);
     list_remove(&self->live);
@@ -118,6 +120,7 @@ static void frame_msg_release(struct msg *msg)
 
 struct msg *frame_pool_msg(struct frame_pool *pool, uint32_t body_bytes)
 {
+    assert(pool != NULL);
     assert(body_bytes <= WIRE_BODY_MAX);
     struct frame_msg *self = list_take(&pool->msgs, sizeof(*self));
     if (!self)
@@ -140,6 +143,7 @@ struct msg *frame_pool_msg(struct frame_pool *pool, uint32_t body_bytes)
 
 struct frame_chunk *frame_pool_chunk(struct frame_pool *pool, uint32_t body_bytes)
 {
+    assert(pool != NULL);
     assert(body_bytes <= WIRE_BODY_MAX);
     struct frame_chunk *chunk = list_take(&pool->chunks, sizeof(*chunk));
     if (!chunk)
@@ -157,6 +161,7 @@ struct frame_chunk *frame_pool_chunk(struct frame_pool *pool, uint32_t body_byte
 
 void frame_pool_chunk_put(struct frame_pool *pool, struct frame_chunk *chunk)
 {
+    assert(pool != NULL);
     assert(chunk->head);
     if (chunk->head != chunk->head_inline)
         free(chunk->head);
@@ -166,11 +171,13 @@ void frame_pool_chunk_put(struct frame_pool *pool, struct frame_chunk *chunk)
 
 uint8_t *frame_pool_staging(struct frame_pool *pool)
 {
+    assert(pool != NULL);
     return list_take(&pool->stagings, FRAME_STAGING_BYTES);
 }
 
 void frame_pool_staging_put(struct frame_pool *pool, uint8_t *staging)
 {
+    assert(pool != NULL);
     assert(staging);
     list_give(&pool->stagings, staging, FRAME_POOL_STAGING_KEEP_MAX);
 }

@@ -18,6 +18,7 @@
 
 int frame_rx_init(struct frame_rx *rx, struct frame_pool *pool)
 {
+    assert(rx != NULL);
     assert(pool);
     memset(rx, 0, sizeof(*rx));
     rx->pool = pool;
@@ -39,6 +40,7 @@ void frame_rx_close(struct frame_rx *rx)
 /* The staged header becomes rx->msg, or stays staged. */
 static int rx_begin(struct frame_rx *rx, uint64_t now_ns)
 {
+    assert(rx != NULL);
     struct wire_header header;
     int rc = wire_decode(rx->staging + rx->start, &header);
     if (rc < 0)
@@ -69,6 +71,7 @@ static int rx_begin(struct frame_rx *rx, uint64_t now_ns)
 /* Moves staged bytes to where they belong; true when the part is whole. */
 static bool rx_fill(struct frame_rx *rx, uint8_t *to, uint32_t *got, uint32_t want)
 {
+    assert(rx != NULL);
     uint32_t bytes = rx->end - rx->start;
     assert(*got <= want);
     if (bytes > want - *got)

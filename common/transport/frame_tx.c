@@ -18,6 +18,7 @@
 
 void frame_tx_init(struct frame_tx *tx, struct frame_pool *pool)
 {
+    assert(tx != NULL);
     assert(pool);
     memset(tx, 0, sizeof(*tx));
     tx->pool = pool;

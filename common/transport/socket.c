@@ -38,6 +38,7 @@ static int parse_port(const char *text, in_port_t *ret_port)
 
 static int parse_tcp(const char *text, struct socket_address *address)
 {
+    assert(address != NULL);
     char host[64];
     const char *colon = strrchr(text, ':');
     if (!colon || (size_t)(colon - text) >= sizeof(host))
@@ -70,6 +71,7 @@ static int parse_tcp(const char *text, struct socket_address *address)
 
 static int parse_unix(const char *path, struct socket_address *address)
 {
+    assert(address != NULL);
     size_t len = strlen(path);
     if (len == 0 || len >= sizeof(address->un.sun_path))
         return -EINVAL;
@@ -147,6 +149,7 @@ int socket_create(const struct socket_address *address, bool nonblocking)
 /* A path nobody answers on is a leftover of a killed process. */
 static int unlink_stale(const struct socket_address *address)
 {
+    assert(address != NULL);
     struct stat st;
     if (lstat(address->un.sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
         return -EADDRINUSE;

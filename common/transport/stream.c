@@ -60,6 +60,7 @@ static void stream_connect_timeout(struct env_timer *timer)
 
 static void stream_deliver(struct stream_link *link)
 {
+    assert(link != NULL);
     uint64_t now_ns = env_now_ns(link->transport->env);
     while (link->state == STREAM_OPEN && !link->paused) {
         struct msg *msg = NULL;
@@ -84,6 +85,7 @@ static void stream_link_finish(struct stream_link *link);
 
 static void stream_resume(struct env_task *task)
 {
+    assert(task != NULL);
     struct stream_link *link = list_entry(task, struct stream_link, resume_task);
     if (link->reaped) {
         stream_link_finish(link);
@@ -107,6 +109,7 @@ static void stream_pool_refilled(struct buf_waiter *waiter)
 
 bool stream_link_wants_read(const struct stream_link *link)
 {
+    assert(link != NULL);
     return link->state == STREAM_OPEN && !link->paused && !link->starved && !link->resume_task.queued;
 }
 
@@ -135,11 +138,13 @@ void stream_link_retry(struct stream_link *link)
 
 bool stream_link_wants_send(const struct stream_link *link)
 {
+    assert(link != NULL);
     return link->state == STREAM_OPEN && link->tx.queued_bytes > 0;
 }
 
 void stream_link_sent(struct stream_link *link, ssize_t bytes_or_error)
 {
+    assert(link != NULL);
     if (link->state == STREAM_CLOSING)
         return;
     if (bytes_or_error < 0) {
@@ -155,6 +160,7 @@ void stream_link_sent(struct stream_link *link, ssize_t bytes_or_error)
 static int stream_send(struct link *base, const struct wire_header *header, const void *body, struct buf *payload,
                        uint32_t payload_offset)
 {
+    assert(base != NULL);
     struct stream_link *link = stream_of(base);
     if (link->state != STREAM_OPEN)
         return -ENOTCONN;
@@ -168,6 +174,7 @@ static int stream_send(struct link *base, const struct wire_header *header, cons
 
 static struct stream_link *stream_link_create(struct stream_transport *transport, enum stream_state state)
 {
+    assert(transport != NULL);
     if (transport->link_count >= STREAM_LINKS_MAX)
         return NULL;
     struct stream_link *link = calloc(1, transport->io->link_bytes);
@@ -271,6 +278,7 @@ static void stream_set_owner(struct link *base, const struct link_callbacks *cal
 
 static void stream_pause(struct link *base, bool paused)
 {
+    assert(base != NULL);
     struct stream_link *link = stream_of(base);
     if (link->paused == paused)
         return;
@@ -281,11 +289,13 @@ static void stream_pause(struct link *base, bool paused)
 
 static size_t stream_queued_bytes(const struct link *link)
 {
+    assert(link != NULL);
     return ((const struct stream_link *)(const void *)link)->tx.queued_bytes;
 }
 
 static const char *stream_peer_name(const struct link *link)
 {
+    assert(link != NULL);
     return ((const struct stream_link *)(const void *)link)->peer;
 }
 
@@ -318,6 +328,7 @@ static int stream_listen(struct transport *base, const char *address, transport_
 
 int stream_listener_offer(struct stream_listener *listener, int fd, const char *peer)
 {
+    assert(listener != NULL);
     struct stream_transport *transport = listener->transport;
     assert(!listener->closing);
     struct stream_link *link = stream_link_create(transport, STREAM_OPEN);
@@ -341,6 +352,7 @@ int stream_listener_offer(struct stream_listener *listener, int fd, const char *
 
 static const char *stream_listener_address(struct listener *base)
 {
+    assert(base != NULL);
     return ((struct stream_listener *)(void *)base)->text;
 }
 
@@ -412,6 +424,7 @@ struct stream_transport *stream_transport_create(const struct stream_io *io, str
 
 void stream_transport_shutdown(struct transport *base)
 {
+    assert(base != NULL);
     struct stream_transport *transport = stream_transport_of(base);
     list_for_each_safe(node, next, &transport->links) stream_link_fail(list_entry(node, struct stream_link, node), 0);
     list_for_each_safe(node, next, &transport->listeners)

@@ -60,6 +60,7 @@ static void listen_retry(struct env_timer *timer)
 /* The descriptor becomes a link or is closed. */
 static void accept_one(struct stream_listener *listener, int fd)
 {
+    assert(listener != NULL);
     char text[SOCKET_ADDRESS_CHARS] = "unknown";
     struct socket_address peer = {.bytes = sizeof(peer.storage)};
     assert(fd >= 0);

@@ -49,6 +49,7 @@ static void ring_link_reaped(struct ring_link *link)
 
 static void ring_link_check_gone(struct ring_link *link)
 {
+    assert(link != NULL);
     if (link->stream.state == STREAM_CLOSING && link->in_flight == 0 && !link->stream.reaped)
         stream_link_gone(&link->stream);
 }
@@ -153,6 +154,7 @@ static void connect_done(struct ring_op *op, int32_t res, uint32_t cqe_flags)
 
 static int ring_link_connect(struct stream_link *stream, const char *address)
 {
+    assert(stream != NULL);
     struct ring_link *link = (struct ring_link *)(void *)stream;
     /* Blocking sockets: the ring polls by itself; O_NONBLOCK would make it fail with EAGAIN instead. */
     int rc = stream_socket_connect(stream, address, /* nonblocking= */ false, &link->address);
@@ -171,6 +173,7 @@ static int ring_link_open(struct stream_link *stream)
 
 static void ring_link_stop(struct stream_link *stream)
 {
+    assert(stream != NULL);
     struct ring_link *link = (struct ring_link *)(void *)stream;
     struct ring_loop *loop = loop_of(stream->transport);
     ring_cancel(loop, &link->connect_op);
@@ -190,6 +193,7 @@ static void accept_prepare(struct ring_op *op, struct io_uring_sqe *sqe)
 
 static void accept_done(struct ring_op *op, int32_t res, uint32_t cqe_flags)
 {
+    assert(op != NULL);
     struct ring_listener *listener = list_entry(op, struct ring_listener, accept_op);
     (void)cqe_flags;
     listener->in_flight = false;
@@ -200,6 +204,7 @@ static void accept_done(struct ring_op *op, int32_t res, uint32_t cqe_flags)
 
 static void ring_listener_again(struct stream_listener *stream)
 {
+    assert(stream != NULL);
     struct ring_listener *listener = (struct ring_listener *)(void *)stream;
     assert(!listener->in_flight && !stream->closing);
     listener->in_flight = true;
@@ -208,6 +213,7 @@ static void ring_listener_again(struct stream_listener *stream)
 
 static int ring_listener_start(struct stream_listener *stream, const char *address)
 {
+    assert(stream != NULL);
     int rc = stream_socket_listen(stream, address, /* nonblocking= */ false);
     if (rc < 0)
         return rc;

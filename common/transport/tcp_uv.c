@@ -69,6 +69,7 @@ static void link_watch(struct uv_link *link)
 
 static void link_flush(struct uv_link *link)
 {
+    assert(link != NULL);
     struct iovec vec[FRAME_TX_VEC_MAX];
     assert(!link->flushing);
     link->flushing = true;
@@ -88,6 +89,7 @@ static void link_flush(struct uv_link *link)
 
 static void link_flush_task(struct env_task *task)
 {
+    assert(task != NULL);
     struct uv_link *link = list_entry(task, struct uv_link, flush_task);
     if (link->poll_closed)
         stream_link_gone(&link->stream);
@@ -101,6 +103,7 @@ static void link_flush_task(struct env_task *task)
 
 static void uv_link_kick(struct stream_link *stream)
 {
+    assert(stream != NULL);
     struct uv_link *link = uv_link_of(stream);
     if (stream_link_wants_send(stream) && !link->send_blocked && !link->flushing)
         env_defer(stream->transport->env, &link->flush_task, link_flush_task);
@@ -111,6 +114,7 @@ static void uv_link_kick(struct stream_link *stream)
 
 static void link_receive(struct uv_link *link)
 {
+    assert(link != NULL);
     for (unsigned i = 0; i < UV_RECEIVES_PER_TURN_MAX && stream_link_wants_read(&link->stream); i++) {
         struct iovec vec[FRAME_RX_VEC_MAX];
         size_t space = 0;
@@ -130,6 +134,7 @@ static void link_receive(struct uv_link *link)
 /* 0 or -errno */
 static int link_error(const struct uv_link *link)
 {
+    assert(link != NULL);
     int error = 0;
     socklen_t bytes = sizeof(error);
     if (getsockopt(link->stream.fd, SOL_SOCKET, SO_ERROR, &error, &bytes) < 0)
@@ -165,6 +170,7 @@ static void link_ready(uv_poll_t *poll, int status, int events)
 
 static int uv_link_connect(struct stream_link *stream, const char *text)
 {
+    assert(stream != NULL);
     struct uv_link *link = uv_link_of(stream);
     struct socket_address address;
     int rc = stream_socket_connect(stream, text, /* nonblocking= */ true, &address);
@@ -185,6 +191,7 @@ static int uv_link_connect(struct stream_link *stream, const char *text)
 
 static int uv_link_open(struct stream_link *stream)
 {
+    assert(stream != NULL);
     struct uv_link *link = uv_link_of(stream);
     int rc = uv_poll_init(loop_of(stream->transport), &link->poll, stream->fd);
     link->poll.data = link;
@@ -193,6 +200,7 @@ static int uv_link_open(struct stream_link *stream)
 
 static void link_poll_closed(uv_handle_t *handle)
 {
+    assert(handle != NULL);
     struct uv_link *link = handle->data;
     assert(link->stream.state == STREAM_CLOSING);
     link->poll_closed = true;
@@ -242,6 +250,7 @@ static void uv_listener_again(struct stream_listener *stream)
 
 static int uv_listener_start(struct stream_listener *stream, const char *text)
 {
+    assert(stream != NULL);
     struct uv_listener *listener = (struct uv_listener *)(void *)stream;
     int rc = stream_socket_listen(stream, text, /* nonblocking= */ true);
     if (rc < 0)
@@ -259,6 +268,7 @@ static int uv_listener_start(struct stream_listener *stream, const char *text)
 
 static void listener_closed(uv_handle_t *handle)
 {
+    assert(handle != NULL);
     struct uv_listener *listener = handle->data;
     stream_listener_gone(&listener->stream);
 }
