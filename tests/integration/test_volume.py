@@ -2,10 +2,11 @@
 """Volumes keep what was acknowledged while nodes die, hang and return; and the client never sees an error for it."""
 import os
 import random
+import subprocess
 
 import pytest
 import wire
-from conftest import Volume, wait_for
+from conftest import Volume, program, wait_for
 
 MIB = 1 << 20
 SMALL_SHARDS = {"cluster.shard_bytes": "16M"}
@@ -273,3 +274,28 @@ def test_a_refused_request_has_a_sentence(three, op, arguments):
     answer = wire.admin(three.control_address(1), op, **arguments)
     assert answer["ok"] is False
     assert any(isinstance(value, str) and " " in value for value in answer.values())
+
+
+# Goal: I9: members hold the same bytes when all is quiet, and stores are sound. Method: faults under load, heal, end in order;
+# the offline check reads every store.
+def test_members_are_identical_and_stores_sound_after_faults(three):
+    volume = three.attach("v")
+    for number in (2, 1):
+        volume.send(f"load 2000 {60 + number} 16")
+        wait_for(lambda: any(s["marks"] for s in three.admin("status")["nodes"]), "writes under way")
+        three.kill9(number)
+        volume.finish("load")
+        three.start(number)
+        three.wait_healthy()
+    volume.ok("verify")
+    assert volume.close() == 0
+    assert three.terminate() == {1: 0, 2: 0, 3: 0}
+    digests = {}
+    for number, node in three.nodes.items():
+        for arguments in ([], ["--digest"]):
+            done = subprocess.run([program("ashlard"), "store", "check", node.store, *arguments], capture_output=True,
+                                  text=True, timeout=120, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+        digests[number] = done.stdout
+    assert digests[1].count("\n") > 32
+    assert digests[1] == digests[2] == digests[3]
