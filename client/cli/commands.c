@@ -193,6 +193,8 @@ const struct cli_command cli_commands[] = {
         .arguments_min = 1,
         .arguments_max = 1,
         .summary = "Check the store of a daemon that does not run (ashlard store check)",
+        .help = "Exit codes: 0 sound, 1 damage found, 2 the check could not run.",
+        .options = {{"digest", 0, NULL, "print a digest of each shard, to be compared between nodes"}},
         .run = command_store_check,
         .local = true,
     },

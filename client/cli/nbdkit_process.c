@@ -24,6 +24,7 @@
 #include "client/cli/nbd_probe.h"
 
 #define KILL_WAIT_MS 5000u
+#define FORCE_WAIT_MS 1000u /* nbdkit does not end while a client is connected, idle or not */
 enum { ARGUMENTS_MAX = 24, POLL_MS = 10 };
 
 int nbdkit_process_find(const char *in_build, const char *installed, char path[PATH_MAX])
@@ -240,7 +241,7 @@ int nbdkit_process_stop(const struct attachment *a, bool force, uint64_t deadlin
     if (attachment_alive(a)) {
         rc = (int)syscall(SYS_pidfd_send_signal, pidfd, SIGTERM, NULL, 0) < 0 ? -errno : 0;
         if (rc == 0)
-            rc = wait_for_end(pidfd, deadline_ms);
+            rc = wait_for_end(pidfd, force ? admin_now_ms() + FORCE_WAIT_MS : deadline_ms);
         if (rc == -ETIMEDOUT && force && syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
             rc = wait_for_end(pidfd, admin_now_ms() + KILL_WAIT_MS);
     }

@@ -17,10 +17,8 @@ int command_store_check(struct cli *cli)
 {
     char path[PATH_MAX];
     char *argv[] = {(char *)"ashlard", (char *)"store", (char *)"check", cli->arguments[0], NULL, NULL};
-    if (cli->json) {
-        argv[3] = (char *)"--json";
-        argv[4] = cli->arguments[0];
-    }
+    if (cli->json || cli_flag(cli, "digest"))
+        argv[4] = (char *)(cli->json ? "--json" : "--digest");
     if (nbdkit_process_find("bin/ashlard", "sbin/ashlard", path) == 0)
         (void)execv(path, argv);
     else

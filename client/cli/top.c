@@ -15,7 +15,8 @@
 #include "client/cli/text.h"
 
 #define INTERVAL_MS 1000u
-#define FIRST_WAIT_MS 200 /* until the nodes have a second snapshot */
+#define FIRST_WAIT_MS 200 /* until the nodes have a second snapshot, made each second */
+#define FIRST_WAITS_MAX 15u
 enum { OPS = 4, STAGES = 5, ROWS_MAX = 1024 };
 
 static const char *const op_names[OPS] = {"read", "write", "zero", "flush"};
@@ -268,13 +269,14 @@ static void print_screen(const struct cli *cli, struct top *top)
     (void)fflush(stdout);
 }
 
-static bool has_pair(const struct top *top)
+/* Every node that answered has two snapshots: what is shown first is whole. */
+static bool has_pairs(const struct top *top)
 {
     for (size_t i = 0; i < top->pair_count; i++) {
-        if (top->pairs[i].before)
-            return true;
+        if (!top->pairs[i].before)
+            return false;
     }
-    return false;
+    return top->pair_count > 0;
 }
 
 static int read_options(const struct cli *cli, uint64_t *interval_ms, uint32_t *count)
@@ -291,13 +293,13 @@ static int read_options(const struct cli *cli, uint64_t *interval_ms, uint32_t *
 static int run(struct cli *cli, struct top *top)
 {
     uint64_t interval_ms = INTERVAL_MS;
-    uint32_t count = UINT32_MAX, shown = 0;
+    uint32_t count = UINT32_MAX, shown = 0, waits = 0;
     int code = read_options(cli, &interval_ms, &count);
     while (code == CLI_OK && shown < count) {
         code = look(cli, top);
         if (code != CLI_OK)
             break;
-        if (!has_pair(top)) {
+        if (shown == 0 && !has_pairs(top) && waits++ < FIRST_WAITS_MAX) {
             (void)poll(NULL, 0, FIRST_WAIT_MS);
             continue;
         }
