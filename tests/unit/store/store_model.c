@@ -340,3 +340,15 @@ void model_reopen(struct model *model)
     }
     model_check_all(model);
 }
+
+void model_check_allocator(struct model *model)
+{
+    struct fixture *f = model->f;
+    /* Derived at open, it must be what it was: nothing leaked, nothing freed twice (I11). */
+    fixture_commit_all(f);
+    fixture_run(f, ENV_MS(3000));
+    uint64_t before = fixture_stats(f).bytes_allocated;
+    fixture_close(f, /* clean= */ true);
+    fixture_open_shard(f);
+    assert_int_equal(fixture_stats(f).bytes_allocated, before);
+}

@@ -56,6 +56,7 @@ void model_snapshot(struct model *model);             /* quiesces, flushes, open
 void model_check_range(struct model *model, uint32_t first, uint32_t count); /* reads now: exact */
 void model_check_all(struct model *model);                                   /* all, snapshots too; exact */
 void model_crash(struct model *model, bool power); /* crash, reopen, check what survived, take it as given */
+void model_check_allocator(struct model *model);   /* what open derives is what was (I11) */
 void model_reopen(struct model *model);            /* clean stop and start; exact */
 
 #endif
