@@ -12,7 +12,8 @@
  *    although followers may have stored it, and write another one at the same
  *    index and term; with two writes failing it cuts twice and runs off the
  *    array. So: never passed up while running; the instance fails (C3). At close
- *    the hooks are passed up newest first, each cutting just its own entries.
+ *    the hooks are passed up as if they had succeeded: libraft, which is unavailable by then, believes nothing of
+ *    it and cuts nothing; it only drops its references. (Cutting for entries that a later leader's have replaced runs off, too.)
  *  - A backend refuses a write at once, having queued it: same treatment, since
  *    the request now belongs to the hook and not to libraft's stack of errors.
  *  - Term or vote cannot be written, the log cannot be truncated, an installed
@@ -177,7 +178,8 @@ static int outer_send(struct raft_io *io, struct raft_io_send *req, const struct
     assert(message->server_id != c->id);
     if (c->failed_rc != 0) /* (C3) */
         return RAFT_NOCONNECTION;
-    if (consensus_peer_find(c, message->server_id) == NULL) /* id 0, address NULL: the leader is gone, see the head comment */
+    if (consensus_peer_find(c, message->server_id) ==
+        NULL) /* id 0, address NULL: the leader is gone, see the head comment */
         return RAFT_NOCONNECTION;
     if (message->type == RAFT_IO_REQUEST_VOTE && !may_stand(c)) {
         c->stats.votes_withheld++;
@@ -200,7 +202,7 @@ static void append_done(struct raft_io_append *req, int status)
         consensus_log(c, CONSENSUS_LOG_WARN, "a log write took %llu ms", (unsigned long long)took);
     if (status != 0 && !c->closing)
         consensus_fail(c, consensus_errno(status), "log write");
-    /* Kept until close, then passed up newest first: see the head comment. */
+    /* Kept until close: see the head comment. */
     if (status != 0 || c->failed_rc != 0 || c->close_submitted)
         return;
     struct raft_io_append *outer = hook->outer;
@@ -454,15 +456,16 @@ static int outer_start(struct raft_io *io, unsigned msecs, raft_io_tick_cb tick,
 void consensus_io_abandon(struct consensus *c)
 {
     assert(c->close_submitted);
+    assert(c->raft.state == RAFT_UNAVAILABLE);
     while (!consensus_link_empty(&c->appends)) {
-        struct consensus_link *newest = c->appends.prev;
-        struct append_hook *hook = (struct append_hook *)((char *)newest - offsetof(struct append_hook, link));
+        struct consensus_link *oldest = c->appends.next;
+        struct append_hook *hook = (struct append_hook *)((char *)oldest - offsetof(struct append_hook, link));
         struct raft_io_append *outer = hook->outer;
         raft_io_append_cb cb = hook->cb;
         assert(hook->c == c);
-        consensus_link_remove(newest);
+        consensus_link_remove(oldest);
         raft_free(hook);
-        cb(outer, RAFT_CANCELED);
+        cb(outer, /* status= */ 0);
     }
 }
 
