@@ -22,7 +22,7 @@
 #define LEAKED_BYTES 24u /* libraft's, as malloc rounds it, for each snapshot of a leader that could not be stored */
 
 /* libraft loses an array of one buffer when a leader's snapshot is not stored; counted below. */
-const char *__lsan_default_suppressions(void);
+__attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void)
 {
     return "leak:libraft.so\n";
