@@ -209,7 +209,7 @@ def test_session_close_fences_the_client(cluster, volume):  # noqa: F811
 
 # Goal: top sees the load. Method: writes go on while it looks.
 def test_top_sees_writes(cluster, volume):  # noqa: F811
-    writer = subprocess.Popen(["fio", "--name=w", "--ioengine=nbd", f"--uri={volume.uri}", "--rw=randwrite", "--bs=4k",
+    writer = subprocess.Popen(["fio", "--aux-path=/tmp", "--name=w", "--ioengine=nbd", f"--uri={volume.uri}", "--rw=randwrite", "--bs=4k",
                                "--iodepth=4", "--size=16M", "--time_based", "--runtime=60", "--thread"], stdout=subprocess.DEVNULL)
     try:
         def busy():

@@ -99,7 +99,7 @@ def fio_jobs(text):
 
 # Goal: data under fire stays right. Method: fio writes and verifies random pieces of mixed sizes, many at once.
 def test_fio_verifies_mixed_sizes(volume):  # noqa: F811
-    done = run("fio", "--name=mixed", "--ioengine=nbd", f"--uri={volume.uri}", "--rw=randwrite", "--size=48M",
+    done = run("fio", "--aux-path=/tmp", "--name=mixed", "--ioengine=nbd", f"--uri={volume.uri}", "--rw=randwrite", "--size=48M",
                "--io_size=24M", "--bssplit=512/10:2k/10:4k/50:12k/10:64k/15:1m/5", "--bs_unaligned=0", "--iodepth=32",
                "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--randrepeat=0", "--output-format=json")
     job = fio_jobs(done.stdout)[0]
@@ -235,7 +235,7 @@ def test_a_second_client_is_refused_or_fences_the_first(cluster, volume):  # noq
 
 # Goal: more connections than one, and more requests than threads, at once. Method: three fio jobs, verified.
 def test_many_connections_at_once(volume):  # noqa: F811
-    done = run("fio", "--ioengine=nbd", f"--uri={volume.uri}", "--rw=randrw", "--bs=4k", "--iodepth=64", "--numjobs=3",
+    done = run("fio", "--aux-path=/tmp", "--ioengine=nbd", f"--uri={volume.uri}", "--rw=randrw", "--bs=4k", "--iodepth=64", "--numjobs=3",
                "--size=16M", "--offset_increment=16M", "--io_size=6M", "--verify=crc32c", "--verify_fatal=1", "--name=job",
                "--output-format=json")
     jobs = fio_jobs(done.stdout)
