@@ -57,6 +57,7 @@ void gateway_forward(struct gateway_request *request, uint32_t node)
 {
     struct gateway *gw = request->gateway;
     const struct msg *msg = request->msg;
+    const struct map_shard *shard = map_shard_at(gw->cfg.map, request->volume_id, request->shard);
     assert(request->state == REQUEST_NEW);
     assert(node != gw->cfg.node);
     struct wire_header header = {
@@ -66,6 +67,7 @@ void gateway_forward(struct gateway_request *request, uint32_t node)
         .volume = request->volume_id,
         .shard = request->shard,
         .session = request->session,
+        .epoch = shard ? shard->epoch : 0,
         .offset = request->shard_offset,
         .length = msg->header.length,
         .body_len = msg->header.body_len,
@@ -176,6 +178,7 @@ static int peer_submit(struct gateway_request *request)
         .volume = header->volume,
         .shard = header->shard,
         .session = header->session,
+        .epoch = header->epoch,
         .offset = header->offset,
         .length = (uint32_t)header->length,
         .crcs = request->crcs,

@@ -158,6 +158,11 @@ static void start_client(struct op_ctx *ctx)
         op_finish(ctx, op->session < v->session.number ? -EPERM : -ESTALE);
         return;
     }
+    /* I8: a frame of an earlier time in office; its sender may long have had it done by the primary between. */
+    if (op->epoch != 0 && op->epoch < rep->office_epoch) {
+        op_finish(ctx, -ESTALE);
+        return;
+    }
     ctx->generation = op->generation ? op->generation : v->generation;
     op->loss_number = rep->map.loss_number;
     if (!op->t_start)

@@ -176,6 +176,7 @@ struct replica {
     uint64_t instance;
     enum replica_phase phase;
     bool in_table;
+    uint64_t office_epoch;  /* in which this node became primary without a break */
     uint64_t next_n;
     uint64_t commit_n;                     /* of map.epoch, while primary */
     uint64_t commit_told_n;                /* last sent to the members */

@@ -281,7 +281,7 @@ void replica_step_down(struct replica *rep)
     rep->acked_writes = rep->flushed_writes = 0;
 }
 
-static void epoch_changed(struct replica *rep)
+static void epoch_changed(struct replica *rep, uint64_t old_epoch)
 {
     replica_assert(rep);
     struct replicas *r = rep->set;
@@ -290,11 +290,15 @@ static void epoch_changed(struct replica *rep)
                    self->incarnation == r->cfg.incarnation;
     memset(rep->unreachable_since, 0, sizeof(rep->unreachable_since));
     rep->next_n = rep->commit_n = rep->commit_told_n = 0; /* lsn = (epoch, n) */
-    if (!primary) {
+    /* An epoch not seen (a snapshot of the map): somebody else may have been primary in it. */
+    if (!primary || (rep->phase != PHASE_IDLE && rep->map.epoch != old_epoch + 1))
         replica_step_down(rep);
+    if (!primary) {
         drain_check(rep);
         return;
     }
+    if (rep->phase == PHASE_IDLE)
+        rep->office_epoch = rep->map.epoch;
     /* A volume's first epoch is born active: nothing was ever written, so there is nothing to take over. */
     if (rep->map.epoch == 1 && rep->map.active_epoch == 1 && rep->phase == PHASE_IDLE) {
         rep->takeover.epoch = 1;
@@ -348,7 +352,7 @@ void replicas_shard_changed(struct replicas *r, const struct map_volume *volume,
     }
     assert(rep->map.epoch >= old_epoch);
     if (rep->map.epoch != old_epoch)
-        epoch_changed(rep);
+        epoch_changed(rep, old_epoch);
     else if (!was_active && rep->map.active_epoch == rep->map.epoch && rep->phase == PHASE_ACTIVATING)
         takeover_serve(rep);
     sync_refresh(rep);

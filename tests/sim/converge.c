@@ -42,14 +42,14 @@ bool converge_reached(struct sim *sim)
     for (int i = 1; i <= sim->node_count; i++)
         if (!sim_node_serving(sim->nodes[i]) || sim_node_store_failed(sim->nodes[i]))
             return false;
-    map_each_volume(authority_map(sim->authority), look, &verdict);
+    map_each_volume(plane_map(sim->plane), look, &verdict);
     return verdict.reached;
 }
 
 void converge_print(struct sim *sim)
 {
     struct verdict verdict = {.sim = sim, .print = true};
-    map_each_volume(authority_map(sim->authority), look, &verdict);
+    map_each_volume(plane_map(sim->plane), look, &verdict);
     for (int i = 1; i <= sim->node_count; i++) {
         const struct sim_node *node = sim->nodes[i];
         fprintf(stderr, "  node %d: %s%s life %u", i, sim_node_running(node) ? "runs" : "no process",
@@ -160,5 +160,5 @@ static void compare_volume(void *arg, const struct map_volume *v)
 
 void converge_compare(struct sim *sim)
 {
-    map_each_volume(authority_map(sim->authority), compare_volume, sim);
+    map_each_volume(plane_map(sim->plane), compare_volume, sim);
 }

@@ -31,12 +31,17 @@ static void shard_changed(void *arg, const struct map_shard *before, const struc
             client_shard_lost(sim->clients[i], now->index);
 }
 
+static void plane_broken(void *arg, const char *sentence)
+{
+    sim_fail(arg, "control plane: %s", sentence);
+}
+
 static bool all_serving(void *arg)
 {
     struct sim *sim = arg;
     for (int i = 1; i <= sim->node_count; i++)
         if (!sim_node_serving(sim->nodes[i]) ||
-            authority_applied(sim->authority, i) < map_version(authority_map(sim->authority)))
+            plane_applied(sim->plane, i) < map_version(plane_map(sim->plane)))
             return false;
     return true;
 }
@@ -53,15 +58,11 @@ static void make_cluster(struct sim *sim)
     for (int i = 1; i <= sim->node_count; i++)
         (void)world_node_add(sim->world);
     sim->net = sim_net_create(sim->world, &net);
-    struct authority_config config = {
-        .world = sim->world, .net = sim->net, .node_max = sim->node_count, .heartbeat_ns = ENV_MS(200),
-        .node_timeout_ns = ENV_MS(1200), .lease_ns = ENV_MS(900), .grace_ns = ENV_MS(2500),
-        .out_after_ns = ENV_MS(s->out_after_ms), .commit_min_ns = 200000, .commit_max_ns = ENV_MS(4),
-        .shard_changed = shard_changed, .arg = sim,
-    };
-    sim->authority = authority_create(&config);
+    struct plane_config config = {.world = sim->world, .net = sim->net, .scenario = s, .node_max = sim->node_count,
+                                  .shard_changed = shard_changed, .broken = plane_broken, .arg = sim};
+    sim->plane = plane_create(&config);
     for (int i = 1; i <= sim->node_count; i++) {
-        struct sim_node_config node = {.world = sim->world, .net = sim->net, .authority = sim->authority, .node = i,
+        struct sim_node_config node = {.world = sim->world, .net = sim->net, .plane = sim->plane, .node = i,
                                        .drive_bytes = s->drive_mib << 20, .seed = world_random(sim->world),
                                        .sync_chunks = (uint32_t)s->sync_chunks};
         sim->nodes[i] = sim_node_create(&node);
@@ -84,7 +85,7 @@ static void make_volumes(struct sim *sim)
         };
         struct map_result result = {0};
         (void)snprintf(entry.name, sizeof(entry.name), "v%u", i);
-        int rc = authority_apply(sim->authority, &entry, &result);
+        int rc = plane_apply(sim->plane, &entry, &result);
         assert(rc == 0);
         sim->clients[sim->client_count] = client_create(sim, result.value);
         sim->client_count++;
@@ -165,7 +166,7 @@ static void free_all(struct sim *sim)
         client_destroy(sim->clients[i]);
     for (int i = 1; i <= sim->node_count; i++)
         sim_node_destroy(sim->nodes[i]);
-    authority_destroy(sim->authority);
+    plane_destroy(sim->plane);
     sim_net_destroy(sim->net);
     world_destroy(sim->world);
 }

@@ -7,8 +7,8 @@
 #ifndef ASHLAR_TESTS_SIM_SIM_H
 #define ASHLAR_TESTS_SIM_SIM_H
 
-#include "tests/sim/authority.h"
 #include "tests/sim/history.h"
+#include "tests/sim/plane.h"
 #include "tests/sim/scenario.h"
 #include "tests/sim/sim_node.h"
 
@@ -24,7 +24,7 @@ struct sim {
     bool trace;
     struct world *world;
     struct sim_net *net;
-    struct authority *authority;
+    struct plane *plane;
     int node_count;
     struct sim_node *nodes[SIM_NODES_MAX + 1]; /* by world node, from 1 */
     struct client *clients[SIM_CLIENTS_MAX];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sim_node: lives of a node: start, registration, following the map, stop, crash.
  *
- * - start: drive and kv handles, store_open; opened -> authority_register; registered -> peers, replicas, gateway, listener.
+ * - start: drive and kv handles, store_open; opened -> plane_register; registered -> peers, replicas, gateway, listener.
  * - the map: entries are applied as they come, settled once a turn, as the daemon's data thread does.
  * - stop: gateway, peers, replicas, store (clean), transport; then the process is gone.
  * Failure: a store that does not open ends the process; deposed (declared down while alive) likewise: it is started anew.
@@ -51,6 +51,7 @@ struct life {
     struct bridge_to_control *control;
     uint64_t incarnation;
     uint32_t proposals;
+    struct env_timer alive_timer;
     bool opened, serving, stopping, swept, map_changed, store_failed, ended, replicas_gone;
     struct env_task settle_task, end_task;
     struct env_timer stop_timer;
@@ -314,10 +315,22 @@ static void make_rooms(struct life *life)
     assert(rc == 0);
 }
 
+/* R23: a data side that is silent is taken for hung. */
+static void alive(struct env_timer *timer)
+{
+    struct life *life = list_entry(timer, struct life, alive_timer);
+    struct store_stats stats;
+    if (!life->store)
+        return;
+    store_stats(life->store, &stats);
+    life->control->ops->alive(life->control, stats.oldest_io_ns);
+    env_timer_start(life->env, &life->alive_timer, ENV_MS(200), alive);
+}
+
 static void receive_registered(struct bridge_to_data *b, uint64_t cluster_id, uint32_t node, uint64_t incarnation)
 {
     struct life *life = list_entry(b, struct life, receiver);
-    assert(cluster_id == AUTHORITY_CLUSTER && node == (uint32_t)life->node->config.node);
+    assert(cluster_id == PLANE_CLUSTER && node == (uint32_t)life->node->config.node);
     assert(!life->incarnation);
     life->incarnation = incarnation;
     make_rooms(life);
@@ -391,13 +404,14 @@ static void store_opened(void *arg, int rc)
         return;
     }
     life->opened = true;
+    env_timer_start(life->env, &life->alive_timer, 0, alive);
     struct map_node info = {.id = (uint32_t)node->config.node, .capacity_bytes = node->config.drive_bytes};
     info.stop = node->lives == 1 ? MAP_STOP_CLEAN : (uint8_t)store_last_stop(life->store);
     memcpy(info.store_uuid, node->store_uuid, sizeof(info.store_uuid));
     (void)snprintf(info.data_address, sizeof(info.data_address), "%s", node->address);
     (void)snprintf(info.control_address, sizeof(info.control_address), "sim:%d:2", node->config.node);
     (void)snprintf(info.host, sizeof(info.host), "host%d", node->config.node);
-    authority_register(life->control, &info);
+    plane_register(node->config.plane, life->control, &info);
 }
 
 static void store_has_failed(void *arg, int rc)
@@ -468,7 +482,7 @@ void sim_node_start(struct sim_node *node)
     assert(life->pool && life->map);
     int rc = transport_sim_create(node->config.net, node->config.node, life->env, life->pool, &life->transport);
     assert(rc == 0);
-    life->control = authority_connect(node->config.authority, node->config.node, life->env, &life->receiver, deposed, life);
+    life->control = plane_connect(node->config.plane, node->config.node, life->env, &life->receiver, deposed, life);
     open_store(life);
 }
 
@@ -506,7 +520,7 @@ static void process_ended(struct env_task *task)
         env_timer_start(life->env, &life->stop_timer, ENV_MS(1), wait_for_quiet);
         return;
     }
-    authority_disconnect(life->control);
+    plane_disconnect(node->config.plane, life->control);
     transport_sim_destroy(life->transport);
     map_destroy(life->map);
     buf_pool_destroy(life->pool);
@@ -524,6 +538,7 @@ static void store_closed(void *arg)
 {
     struct life *life = arg;
     life->store = NULL;
+    env_timer_stop(life->env, &life->alive_timer);
     stream_transport_shutdown(life->transport);
     life_leave(life);
 }
@@ -581,7 +596,7 @@ struct sim_node *sim_node_create(const struct sim_node_config *config)
     drive_sim_faults(node->disk)->power_trashes_none = true; /* the fault model of docs/simulation.md */
     (void)snprintf(node->address, sizeof(node->address), "sim:%d:1", config->node);
     (void)snprintf((char *)node->store_uuid, sizeof(node->store_uuid), "store-%d", config->node);
-    struct store_identity identity = {.cluster_id = AUTHORITY_CLUSTER, .node = (uint32_t)config->node};
+    struct store_identity identity = {.cluster_id = PLANE_CLUSTER, .node = (uint32_t)config->node};
     memcpy(identity.uuid, node->store_uuid, sizeof(identity.uuid));
     int rc = store_format_superblock(block, &identity, config->drive_bytes);
     assert(rc == 0);

@@ -15,14 +15,14 @@
 #include "server/replica/peers.h"
 #include "server/replica/replica.h"
 #include "server/store/store.h"
-#include "tests/sim/authority.h"
 #include "tests/sim/drive_sim.h"
 #include "tests/sim/kv_sim.h"
+#include "tests/sim/plane.h"
 
 struct sim_node_config {
     struct world *world;
     struct sim_net *net;
-    struct authority *authority;
+    struct plane *plane;
     int node; /* world node and map id */
     uint64_t drive_bytes, seed;
     uint32_t sync_chunks;

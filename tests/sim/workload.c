@@ -64,7 +64,7 @@ struct client {
     uint64_t volume, bytes, shard_bytes;
     uint32_t shards;
     struct history *history;
-    struct authority_attach attach;
+    struct plane_attach attach;
     bool attaching, quiet;
     uint64_t session, next_stamp, losses, ops, fails;
     uint64_t hot[64];
@@ -97,7 +97,7 @@ static bool percent(const struct client *c, uint64_t percent_value)
 
 /* ---- sessions ---- */
 
-static void attached(struct authority_attach *req, int rc, uint64_t session);
+static void attached(struct plane_attach *req, int rc, uint64_t session);
 
 static void attach_start(struct client *c, uint32_t flags)
 {
@@ -114,10 +114,10 @@ static void attach_start(struct client *c, uint32_t flags)
         if (sim_node_serving(sim->nodes[id]))
             c->attach.gateway = id;
     }
-    authority_attach(sim->authority, &c->attach);
+    plane_attach(sim->plane, &c->attach);
 }
 
-static void attached(struct authority_attach *req, int rc, uint64_t session)
+static void attached(struct plane_attach *req, int rc, uint64_t session)
 {
     struct client *c = req->owner;
     c->attaching = false;
@@ -214,7 +214,7 @@ static void attempt_free(struct attempt *attempt)
 
 static const struct map_volume *volume_now(const struct client *c)
 {
-    return map_volume_by_id(authority_map(c->sim->authority), c->volume);
+    return map_volume_by_id(plane_map(c->sim->plane), c->volume);
 }
 
 static void flush_judge(struct slot *slot)
@@ -397,7 +397,7 @@ static void choose_span(struct slot *slot)
     uint64_t block = pick_block(c);
     slot->offset = block * STORE_BLOCK_BYTES;
     uint64_t left = CHUNK - slot->offset % CHUNK;
-    uint64_t longest = percent(c, 5) ? CHUNK : percent(c, 30) ? s->write_max_kib * 1024 : 16384;
+    uint64_t longest = percent(c, 1) ? CHUNK : percent(c, 10) ? s->write_max_kib * 1024 : 16384;
     if (slot->kind == KIND_ZERO)
         longest = percent(c, 10) ? 4 * CHUNK : 16 * STORE_BLOCK_BYTES;
     uint64_t length = (1 + below(c, longest / STORE_BLOCK_BYTES)) * STORE_BLOCK_BYTES;
