@@ -43,6 +43,8 @@ struct data_thread {
     struct store *store;
     struct data_opened opened;
     bool store_failed;
+    bool store_opening; /* store_open was called, its callback has not come */
+    bool stop_wanted;   /* asked for meanwhile */
     struct map *map;
     uint64_t cluster_id;
     uint32_t node;

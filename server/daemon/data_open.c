@@ -155,6 +155,7 @@ static int open_store(struct data_thread *d)
         log_error("store %s: cannot open error=\"%s\"", settings->store, strerror(-rc));
         return rc;
     }
+    d->store_opening = true;
     d->drive = NULL; /* the store's */
     d->kv = NULL;
     return 0;
@@ -204,9 +205,8 @@ static void store_opened(void *arg, int rc)
 {
     struct data_thread *d = arg;
     assert(rc <= 0);
-    assert(d->state == DATA_OPENING || d->state == DATA_STOPPING);
-    if (d->state == DATA_STOPPING)
-        return; /* stopped while it opened: store_close goes on from here */
+    assert(d->state == DATA_OPENING && d->store_opening);
+    d->store_opening = false;
     if (rc < 0) {
         log_error("store %s: cannot read it error=\"%s\"", d->config.settings->store, strerror(-rc));
     } else {
@@ -227,6 +227,8 @@ static void store_opened(void *arg, int rc)
                                                       : "rebooted");
     data_alive_start(d);
     data_tell_opened(d, 0);
+    if (d->stop_wanted)
+        data_stop(d);
 }
 
 void data_open(struct data_thread *d)

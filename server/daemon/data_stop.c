@@ -122,6 +122,10 @@ void data_stop(struct data_thread *d)
 {
     if (d->state == DATA_STOPPING || d->state == DATA_ENDED)
         return;
+    if (d->store_opening) { /* how its last life ended must be known before it is closed (R1) */
+        d->stop_wanted = true;
+        return;
+    }
     struct gateway *gateway = d->gateway;
     assert(d->state == DATA_SERVING || !d->tcp_listener || d->stop_rc < 0);
     log_info("stopping");

@@ -134,3 +134,35 @@ def test_sighup_reopens_the_log(make_cluster):
     assert cluster.terminate() == {1: 0}
     with open(path, encoding="utf-8") as file:
         assert "ended status=0" in file.read()
+
+
+# Goal: an end in order needs nobody else. Method: the last of three, with requests that wait for replicas.
+def test_sigterm_without_a_quorum_ends_in_order(make_cluster):
+    cluster = make_cluster(3, settings={"cluster.shard_bytes": "16M"})
+    cluster.up()
+    cluster.make_volume("v", 32 * MIB, replicas=3, home=1)
+    volume = cluster.attach("v")
+    volume.ok("write 0 65536 1")
+    cluster.kill9(2, 3)
+    volume.send("write 65536 65536 2")
+    assert cluster.terminate(1) == {1: 0}
+    cluster.start()
+    volume.finish("write")
+    volume.ok("check 0 65536 1")
+    volume.ok("check 65536 65536 2")
+
+
+# Goal: it can be ended at any moment of its start. Method: SIGTERM as soon as the log has one more line each time.
+def test_sigterm_while_it_starts(make_cluster):
+    cluster = make_cluster(1)
+    cluster.up()
+    assert cluster.terminate() == {1: 0}
+    lines_before = cluster.log(1).count("\n")
+    for lines in range(1, 9):
+        cluster.start()
+        wait_for(lambda n=lines: cluster.log(1).count("\n") >= lines_before + n, "a line of the log")
+        status = cluster.terminate()[1]
+        assert status in ((0, -signal.SIGTERM) if lines == 1 else (0,)) # the first line comes before the handlers
+        lines_before = cluster.log(1).count("\n")
+    cluster.up()
+    assert cluster.admin("status")["nodes"][0]["stop"] == "clean"
