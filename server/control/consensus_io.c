@@ -17,7 +17,8 @@
  *  - A backend refuses a write at once, having queued it: same treatment, since
  *    the request now belongs to the hook and not to libraft's stack of errors.
  *  - Term or vote cannot be written, the log cannot be truncated, an installed
- *    snapshot cannot be stored: the instance fails.
+ *    snapshot cannot be stored: the instance fails. Of term and vote libraft is not even told: a follower that is asked to
+ *    stand (raft_transfer) and cannot write its term goes back to a state whose leader's address is the number 1.
  *  - Storing our own snapshot fails: harmless, libraft tries again.
  *  - Old-term entries must not be committed by counting replicas (C1): until our
  *    barrier is durable here, followers' matches are clamped below last_stored.
@@ -115,10 +116,12 @@ static int meta_written(struct consensus *c, uint64_t begun, int raft_rc, const 
     if (took >= SLOW_WRITE_MS)
         consensus_log(c, CONSENSUS_LOG_WARN, "%s took %llu ms, on the loop's own thread", what,
                       (unsigned long long)took);
-    if (raft_rc != 0)
+    if (raft_rc != 0) {
+        (void)pass_error(c, raft_rc);
         consensus_fail(c, consensus_errno(raft_rc), what);
+    }
     assert(raft_rc == 0 || c->failed_rc != 0);
-    return pass_error(c, raft_rc);
+    return 0; /* (C3) of a dead instance nothing is sent, and the library's own way out frees what it has not allocated */
 }
 
 static uint64_t meta_begin(const struct consensus *c)
@@ -132,6 +135,8 @@ static int outer_set_term(struct raft_io *io, raft_term term)
     struct consensus *c = of_outer(io);
     uint64_t begun = meta_begin(c);
     assert(term >= c->raft.current_term);
+    if (c->failed_rc != 0) /* (C3) nothing behind a failed write: a vote without its term would be worse than none */
+        return 0;
     return meta_written(c, begun, c->inner->set_term(c->inner, term), "writing the term");
 }
 
@@ -140,6 +145,8 @@ static int outer_set_vote(struct raft_io *io, raft_id id)
     struct consensus *c = of_outer(io);
     uint64_t begun = meta_begin(c);
     assert(id == 0 || consensus_peer_find(c, id) != NULL);
+    if (c->failed_rc != 0)
+        return 0;
     return meta_written(c, begun, c->inner->set_vote(c->inner, id), "writing the vote");
 }
 
@@ -243,6 +250,8 @@ static int outer_truncate(struct raft_io *io, raft_index index)
 {
     struct consensus *c = of_outer(io);
     assert(index > 0);
+    if (c->failed_rc != 0)
+        return 0;
     int raft_rc = c->inner->truncate(c->inner, index);
     if (raft_rc != 0)
         consensus_fail(c, consensus_errno(raft_rc), "truncating the log");
