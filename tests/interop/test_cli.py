@@ -6,7 +6,7 @@ import re
 import subprocess
 
 import pytest
-from nbd_cluster import MIB, cluster, is_running, run, scratch, volume, wait_for  # noqa: F401
+from nbd_cluster import MIB, ROOT, cluster, is_running, run, scratch, volume, wait_for  # noqa: F401
 
 COMMANDS = ("status", "top", "node ls", "node info", "node out", "node remove", "volume create", "volume ls", "volume info",
             "volume rm", "volume resize", "volume set", "attach", "detach", "attachments ls", "session ls", "session close",
@@ -289,3 +289,41 @@ def test_store_check_runs_ashlard(cluster, scratch):  # noqa: F811
     cluster.ashlar("store", "check", "--digest", store)
     cluster.local("start", "--node", "3")
     cluster.wait_healthy()
+
+
+def options_of(helped):
+    return set(re.findall(r"(--[a-z-]+)[= ]", helped))
+
+
+# Goal: manual and completion do not lag behind the program.
+def test_manual_and_completion_know_every_command(cluster):  # noqa: F811
+    with open(os.path.join(ROOT, "docs", "man", "ashlar.1.in"), encoding="utf-8") as file:
+        manual = re.sub(r"\\", "", file.read())
+    with open(os.path.join(ROOT, "deploy", "completion", "ashlar"), encoding="utf-8") as file:
+        completion = file.read()
+    for command in COMMANDS:
+        assert re.search(rf"^\.It Cm {command}\b", manual, re.M), command
+        assert all(word in completion for word in command.split()), command
+        for option in options_of(cluster.ashlar(*command.split(), "--help").stdout):
+            name = option[2:]
+            assert f"Fl -{name}" in manual or f", -{name}" in manual, f"{command} {option}"
+
+
+def complete(cluster, line):  # noqa: F811
+    """What bash offers behind line."""
+    words = line.split(" ")
+    script = ('source "$0"; COMP_WORDS=("${@}"); COMP_CWORD=$(($# - 1)); _ashlar ashlar "${COMP_WORDS[-1]}" '
+              '"${COMP_WORDS[-2]}"; printf "%s\\n" "${COMPREPLY[@]}"')
+    path = os.path.join(ROOT, "deploy", "completion", "ashlar")
+    return set(run("bash", "-c", script, path, *words, env=cluster.env()).stdout.split())
+
+
+# Goal: bash completes commands, options and the names that exist.
+def test_completion_completes(cluster, volume):  # noqa: F811
+    assert complete(cluster, "ashlar st") == {"status", "store"}
+    assert complete(cluster, "ashlar volume r") == {"rm", "resize"}
+    assert "--min-replicas" in complete(cluster, "ashlar volume create --")
+    assert "--check" in complete(cluster, "ashlar status --c")
+    assert volume.name in complete(cluster, "ashlar volume info ")
+    assert complete(cluster, "ashlar detach ") == {volume.name}
+    assert complete(cluster, "ashlar node info ") == {"1", "2", "3"}
