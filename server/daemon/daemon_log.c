@@ -18,6 +18,7 @@
 #include "server/control/consensus.h"
 
 #define LOG_MODULE "raft"
+#define HEARTBEAT_MS 100u /* an idle daemon wakes at four times this rate; a leader is missed after 300 to 600 ms either way */
 
 struct daemon_log {
     struct control_log base;
@@ -181,6 +182,7 @@ int daemon_log_open(const struct settings *settings, const char *directory, bool
                                       .voters_count = settings->voter_count,
                                       .dir = directory,
                                       .bind_address = settings->raft,
+                                      .heartbeat_ms = HEARTBEAT_MS,
                                       .may_bootstrap = may_bootstrap,
                                       .log = library_line};
     struct consensus_callbacks callbacks = {.apply = apply,
