@@ -155,7 +155,8 @@ static void relay_fail(struct control_admin_request *relay, const char *sentence
 {
     assert(relay != NULL);
     char text[ADMIN_SENTENCE_MAX + 64];
-    int len = snprintf(text, sizeof text, "{\"ok\":false,\"error\":\"%s\",\"code\":%d}", sentence, -EAGAIN);
+    int len = snprintf(text, sizeof text, "{\"ok\":false,\"error\":\"%s\",\"code\":%d}", sentence,
+                       -EINPROGRESS); /* it was sent: a change may have been made */
     assert(len > 0 && (size_t)len < sizeof text);
     relay_end(relay, text, (size_t)len);
 }
