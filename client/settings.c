@@ -118,9 +118,9 @@ static int file_list(void *arg, const char *section, const char *key, const char
 static int read_file(struct edge_settings *settings, const char *path)
 {
     /* A daemon's file may hold a [client] section, too. */
-    static const char *const others[] = {"cluster", "node", "store",     "network", "raft",
-                                         "control", "data", "placement", "gateway", "replica",
-                                         "log",     "tls",  "metrics",   "limits",  NULL};
+    static const char *const others[] = {"cluster", "node",      "store",   "network", "raft", "control",
+                                         "data",    "placement", "gateway", "replica", "log",  "tls",
+                                         "metrics", "limits",    "memory",  NULL};
     struct file_values values;
     char error[CONFIG_ERROR_MAX] = "";
     int rc = config_defaults(file_items, FILE_ITEMS, &values);
