@@ -52,7 +52,7 @@ static void node_problems(struct screen *screen, const json_t *node)
         problem(screen, "node %lld is out: %lld replicas of it are being made anew", id,
                 admin_integer(node, "members"));
     else if (strcmp(state, "out") == 0)
-        problem(screen, "node %lld is out and empty: ashlar node remove %lld forgets it", id, id);
+        problem(screen, "node %lld is out and empty: stop ashlard there, then: ashlar node remove %lld", id, id);
     if (strcmp(state, "down") == 0 || strcmp(state, "failed") == 0)
         screen->healthy = false;
     if (admin_true(node, "full"))
