@@ -230,7 +230,7 @@ class Cluster:
 
     def crashes(self):
         """Lines that no daemon may ever write."""
-        bad = re.compile(r"Assertion|ERROR: AddressSanitizer|runtime error:|LeakSanitizer")
+        bad = re.compile(r"Assertion|ERROR: AddressSanitizer|runtime error:|LeakSanitizer|WARNING: ThreadSanitizer")
         return [f"node {number}: {line}" for number in self.nodes if os.path.exists(self.nodes[number].log)
                 for line in self.log(number).split("\n") if bad.search(line)]
 
