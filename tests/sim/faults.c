@@ -155,7 +155,7 @@ static void inject(struct faults *f, enum fault_kind kind)
             sim_node_stop(sim->nodes[node]);
         }
         return;
-    case FAULT_FAILOVER: client_failover(sim->clients[below(f, sim->client_count)]); return;
+    case FAULT_FAILOVER: guest_failover(sim->guests[below(f, sim->guest_count)]); return;
     case FAULT_KINDS: break;
     }
     assert(!"no such fault");

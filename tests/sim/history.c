@@ -22,6 +22,7 @@ struct write {
     uint64_t effect;
     uint64_t dead_at; /* reads that begin after it may not return this write */
     uint64_t killer;  /* id of the write that overwrote it; 0: zeros, which ones is unknown */
+    bool durable;     /* FUA */
     bool lost;        /* acknowledged before a loss and not seen since: no flush proves that it is there */
 };
 
@@ -33,6 +34,7 @@ struct cell {
 
 struct history {
     uint64_t cell_count, next_id, violations, reads;
+    uint64_t flushed_ns; /* when the last acknowledged flush began */
     struct cell *cells;
     uint64_t *busy;
     uint64_t busy_count;
@@ -139,9 +141,11 @@ void history_write_acked(struct history *h, uint64_t at, uint64_t id, uint64_t n
 void history_write_durable(struct history *h, uint64_t at, uint64_t id)
 {
     struct cell *c = cell_at(h, at);
-    const struct write *durable = find(c, id);
+    struct write *durable = find(c, id);
     uint64_t floor = durable ? durable->start : 0;
     uint32_t out = 0;
+    if (durable)
+        durable->durable = true;
     for (uint32_t i = 0; i < c->count; i++)
         if (c->writes[i].effect >= floor || c->writes[i].acked == HISTORY_NEVER)
             c->writes[out++] = c->writes[i];
@@ -257,6 +261,8 @@ void history_flushed(struct history *h, uint64_t start, uint64_t now)
 {
     uint64_t out = 0;
     assert(start <= now);
+    if (start > h->flushed_ns)
+        h->flushed_ns = start;
     for (uint64_t i = 0; i < h->busy_count; i++) {
         struct cell *c = &h->cells[h->busy[i]];
         settle(c, start);
@@ -269,18 +275,21 @@ void history_flushed(struct history *h, uint64_t start, uint64_t now)
     h->busy_count = out;
 }
 
-void history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, uint64_t now)
+bool history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, uint64_t now)
 {
+    bool dirty = false;
     (void)now;
     for (uint64_t at = first_cell; at < first_cell + cell_count && at < h->cell_count; at++) {
         struct cell *c = &h->cells[at];
         for (uint32_t i = 0; i < c->count; i++) {
             struct write *w = &c->writes[i];
             w->dead_at = HISTORY_NEVER;
+            dirty = dirty || (w->acked != HISTORY_NEVER && w->acked > h->flushed_ns && !w->durable && !w->lost);
             w->lost = w->acked != HISTORY_NEVER;
             w->effect = w->acked; /* one that was only read may take effect again, later */
         }
     }
+    return dirty;
 }
 
 uint64_t history_violations(const struct history *h)

@@ -22,7 +22,7 @@ struct key {
 #define KEY(field, value) {#field, offsetof(struct scenario, field), value}
 static const struct key keys[] = {
     KEY(nodes, 3), KEY(volumes, 1), KEY(replicas, 3), KEY(min_replicas, 2), KEY(shards, 2), KEY(shard_mib, 16),
-    KEY(drive_mib, 256), KEY(sync_chunks, 4), KEY(out_after_ms, 0), KEY(drift_ppm, 0), KEY(control, 0),
+    KEY(drive_mib, 256), KEY(sync_chunks, 4), KEY(out_after_ms, 0), KEY(drift_ppm, 0), KEY(control, 0), KEY(wire, 0),
     KEY(clients_qd, 8), KEY(hot_blocks, 256), KEY(hot_percent, 85), KEY(read_percent, 40), KEY(flush_percent, 3),
     KEY(zero_percent, 3), KEY(fua_percent, 2), KEY(piece_percent, 15), KEY(write_max_kib, 128), KEY(op_gap_us, 1500),
     KEY(failover_per_min, 0), KEY(serial_overlaps, 1), KEY(safety_ms, 20000), KEY(liveness_ms, 60000),

@@ -26,14 +26,19 @@ static void shard_changed(void *arg, const struct map_shard *before, const struc
              now->volume, now->index, now->epoch, now->active_epoch, now->primary, now->loss_number, members);
     if (now->loss_number == before->loss_number)
         return;
-    for (uint32_t i = 0; i < sim->client_count; i++)
-        if (client_volume(sim->clients[i]) == now->volume)
-            client_shard_lost(sim->clients[i], now->index);
+    for (uint32_t i = 0; i < sim->guest_count; i++)
+        if (sim->guests[i] && guest_volume(sim->guests[i]) == now->volume)
+            guest_shard_lost(sim->guests[i], now->index);
 }
 
 static void plane_broken(void *arg, const char *sentence)
 {
     sim_fail(arg, "control plane: %s", sentence);
+}
+
+int sim_guest_node(const struct sim *sim, uint32_t index)
+{
+    return sim->node_count + 1 + (int)index;
 }
 
 static bool all_serving(void *arg)
@@ -50,12 +55,12 @@ static void make_cluster(struct sim *sim)
 {
     const struct scenario *s = &sim->scenario;
     struct sim_net_config net = {.tail_permille = (uint32_t)s->net_tail_permille, .tail_max_ns = ENV_MS(40), .dead_ns = ENV_MS(3000)};
-    assert(s->nodes <= SIM_NODES_MAX && s->volumes <= SIM_CLIENTS_MAX);
+    assert(s->nodes <= SIM_NODES_MAX && s->volumes <= SIM_GUESTS_MAX);
     sim->world = world_create(sim->seed);
     sim_log_start(sim);
     sim->node_count = (int)s->nodes;
     (void)world_node_add(sim->world); /* 0: the authority's */
-    for (int i = 1; i <= sim->node_count; i++)
+    for (uint64_t i = 1; i <= s->nodes + s->volumes; i++)
         (void)world_node_add(sim->world);
     sim->net = sim_net_create(sim->world, &net);
     struct plane_config config = {.world = sim->world, .net = sim->net, .scenario = s, .node_max = sim->node_count,
@@ -87,16 +92,16 @@ static void make_volumes(struct sim *sim)
         (void)snprintf(entry.name, sizeof(entry.name), "v%u", i);
         int rc = plane_apply(sim->plane, &entry, &result);
         assert(rc == 0);
-        sim->clients[sim->client_count] = client_create(sim, result.value);
-        sim->client_count++;
+        sim->guests[sim->guest_count] = guest_create(sim, result.value);
+        sim->guest_count++;
     }
 }
 
 static bool all_idle(void *arg)
 {
     struct sim *sim = arg;
-    for (uint32_t i = 0; i < sim->client_count; i++)
-        if (!client_idle(sim->clients[i]))
+    for (uint32_t i = 0; i < sim->guest_count; i++)
+        if (!guest_idle(sim->guests[i]))
             return false;
     return true;
 }
@@ -110,24 +115,24 @@ static void liveness(struct sim *sim)
 {
     faults_stop(sim->faults);
     world_run(sim->world, ENV_MS(1500)); /* the workload goes on for a while */
-    for (uint32_t i = 0; i < sim->client_count; i++)
-        client_quiesce(sim->clients[i]);
+    for (uint32_t i = 0; i < sim->guest_count; i++)
+        guest_quiesce(sim->guests[i]);
     uint64_t began = world_now_ns(sim->world);
     bool well = world_run_until(sim->world, all_well, sim, ENV_MS(sim->scenario.liveness_ms));
     if (!well) {
         sim_fail(sim, "after %" PRIu64 " ms without faults not all is well", sim->scenario.liveness_ms);
         converge_print(sim);
-        for (uint32_t i = 0; i < sim->client_count; i++)
-            client_print(sim->clients[i]);
+        for (uint32_t i = 0; i < sim->guest_count; i++)
+            guest_print(sim->guests[i]);
         return;
     }
     sim_note(sim, "converged after %" PRIu64 " ms", (world_now_ns(sim->world) - began) / 1000000);
-    for (uint32_t i = 0; i < sim->client_count; i++)
-        client_read_all(sim->clients[i]);
+    for (uint32_t i = 0; i < sim->guest_count; i++)
+        guest_read_all(sim->guests[i]);
     if (!world_run_until(sim->world, all_well, sim, ENV_MS(30000))) {
         sim_fail(sim, "reading everything does not end");
-        for (uint32_t i = 0; i < sim->client_count; i++)
-            client_print(sim->clients[i]);
+        for (uint32_t i = 0; i < sim->guest_count; i++)
+            guest_print(sim->guests[i]);
         return;
     }
     converge_compare(sim);
@@ -146,6 +151,10 @@ static bool all_stopped(void *arg)
 static void end_cluster(struct sim *sim, bool orderly)
 {
     faults_destroy(sim->faults);
+    for (uint32_t i = 0; i < sim->guest_count; i++) {
+        guest_destroy(sim->guests[i]);
+        sim->guests[i] = NULL;
+    }
     for (int i = 1; i <= sim->node_count; i++) {
         struct sim_node *node = sim->nodes[i];
         if (orderly && sim_node_serving(node))
@@ -162,8 +171,6 @@ static void end_cluster(struct sim *sim, bool orderly)
 
 static void free_all(struct sim *sim)
 {
-    for (uint32_t i = 0; i < sim->client_count; i++)
-        client_destroy(sim->clients[i]);
     for (int i = 1; i <= sim->node_count; i++)
         sim_node_destroy(sim->nodes[i]);
     plane_destroy(sim->plane);
@@ -197,8 +204,8 @@ int sim_run(uint64_t seed, const char *scenario_path, bool trace, double *ret_vi
     liveness(sim);
     bool failed = sim->failures > 0;
     uint64_t ops = 0;
-    for (uint32_t i = 0; i < sim->client_count; i++)
-        ops += client_ops(sim->clients[i]);
+    for (uint32_t i = 0; i < sim->guest_count; i++)
+        ops += guest_ops(sim->guests[i]);
     if (failed)
         sim_log_print();
     end_cluster(sim, !failed);

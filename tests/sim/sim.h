@@ -13,23 +13,24 @@
 #include "tests/sim/sim_node.h"
 
 #define SIM_NODES_MAX 16
-#define SIM_CLIENTS_MAX 8
+#define SIM_GUESTS_MAX 8
 
-struct client;
+struct guest;
 struct faults;
 
 struct sim {
     struct scenario scenario;
     uint64_t seed;
-    bool trace;
+    bool trace, ending;
     struct world *world;
     struct sim_net *net;
     struct plane *plane;
     int node_count;
     struct sim_node *nodes[SIM_NODES_MAX + 1]; /* by world node, from 1 */
-    struct client *clients[SIM_CLIENTS_MAX];
-    uint32_t client_count;
+    struct guest *guests[SIM_GUESTS_MAX];
+    uint32_t guest_count;
     struct faults *faults;
+    uint64_t lost_at_ns; /* when some guest's acknowledged, unflushed data was lost last */
     uint64_t failures;
     char first_failure[256];
 };
@@ -41,17 +42,19 @@ void sim_note(struct sim *sim, const char *format, ...) __attribute__((format(pr
 void sim_log_start(struct sim *sim);
 void sim_log_print(void);
 
-/* workload.c: one client a volume */
-struct client *client_create(struct sim *sim, uint64_t volume);
-void client_destroy(struct client *client);
-void client_quiesce(struct client *client);         /* begins nothing new */
-bool client_idle(const struct client *client);      /* nothing in flight */
-void client_read_all(struct client *client);        /* reads every chunk once, judged like any read */
-void client_shard_lost(struct client *client, uint32_t shard);
-void client_failover(struct client *client);
-uint64_t client_volume(const struct client *client);
-uint64_t client_ops(const struct client *client);
-void client_print(const struct client *client);
+int sim_guest_node(const struct sim *sim, uint32_t index); /* world node of a guest's host */
+
+/* workload.c: one guest a volume */
+struct guest *guest_create(struct sim *sim, uint64_t volume);
+void guest_destroy(struct guest *client);
+void guest_quiesce(struct guest *client);         /* begins nothing new */
+bool guest_idle(const struct guest *client);      /* nothing in flight */
+void guest_read_all(struct guest *client);        /* reads every chunk once, judged like any read */
+void guest_shard_lost(struct guest *client, uint32_t shard);
+void guest_failover(struct guest *client);
+uint64_t guest_volume(const struct guest *client);
+uint64_t guest_ops(const struct guest *client);
+void guest_print(const struct guest *client);
 
 /* faults.c */
 struct faults *faults_create(struct sim *sim);
