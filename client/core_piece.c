@@ -197,12 +197,33 @@ static struct piece *cut_next(struct client *client)
     return NULL;
 }
 
+static bool changes(const struct piece *piece)
+{
+    return piece->opcode == WIRE_WRITE || piece->opcode == WIRE_ZERO;
+}
+
+/* I8: a write waits for the one before it that it overlaps. Were both in flight when the session is lost, the earlier could be
+ * done, then the later be acknowledged, and then the earlier be done again on top of it. */
+static bool overlaps_sent(const struct client *client, const struct piece *piece)
+{
+    assert(piece->state == PIECE_TO_SEND);
+    if (!changes(piece))
+        return false;
+    list_for_each(pos, &client->sent)
+    {
+        const struct piece *other = list_entry(pos, struct piece, link);
+        if (changes(other) && other->offset < piece->offset + piece->length && piece->offset < other->offset + other->length)
+            return true;
+    }
+    return false;
+}
+
 void piece_pump(struct client *client)
 {
     while (client->state == SESSION_READY) {
         struct piece *piece =
             list_empty(&client->to_send) ? cut_next(client) : list_entry(client->to_send.next, struct piece, link);
-        if (!piece || !window_allows(client, piece))
+        if (!piece || !window_allows(client, piece) || overlaps_sent(client, piece))
             return;
         int rc = piece_send(client, piece);
         if (rc < 0)
