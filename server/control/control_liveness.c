@@ -321,8 +321,11 @@ static void probe_message(struct link *link, void *owner, struct msg *msg)
     assert(link != NULL);
     struct control_probe *probe = owner;
     struct hello hello;
+    const struct map_node *node = map_node_by_id(probe->control->map, probe->node);
     assert(probe->link == link);
-    if (msg->header.opcode == (WIRE_HELLO | 1) && hello_decode(msg->body, msg->header.body_len, &hello) == 0 &&
+    /* Only the one that the probe was about: the newer one may have registered meanwhile. */
+    bool same = node && node->incarnation == probe->incarnation;
+    if (msg->header.opcode == (WIRE_HELLO | 1) && hello_decode(msg->body, msg->header.body_len, &hello) == 0 && same &&
         probe->control->leading && hello.node == probe->node && hello.incarnation > probe->incarnation)
         propose_down(probe->control, watch_of(probe), "a newer incarnation answers");
     msg_free(msg);
