@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from conftest import LOAD_MS, Load, fixtures, judge
+from load import LOAD_MS, Load, fixtures, judge
 
 
 def primary_of(cluster, name):

@@ -2,7 +2,7 @@
 """SIGSTOP and SIGCONT: a daemon that slept must neither serve nor change anything of its past (R1, R9, R10)."""
 import pytest
 
-from conftest import fixtures, judge
+from load import fixtures, judge
 from test_kill import role
 
 
