@@ -172,7 +172,7 @@ def test_attached_volumes_are_not_deleted(cluster, volume):  # noqa: F811
     volume.qemu_io("write -P 1 0 64k", "read -P 1 0 64k")
     cluster.ashlar("volume", "rm", volume.name, "--yes", "--force")
     cluster.volumes.remove(volume.name)
-    assert volume.qemu_io("read 0 64k", status=None).returncode != 0
+    wait_for(lambda: volume.qemu_io("read 0 64k", status=None).returncode != 0, "the client's failure")
 
 
 # Goal: rm asks on a terminal, and takes anything but y for a no. Method: a pseudo terminal as stdin.
@@ -203,8 +203,11 @@ def test_session_close_fences_the_client(cluster, volume):  # noqa: F811
     assert volume.name in cluster.ashlar("session", "ls").stdout
     cluster.ashlar("session", "close", volume.name, "--yes")
     assert volume.name not in cluster.ashlar("session", "ls").stdout
-    failed = volume.qemu_io("write -P 2 0 4k", status=None)
-    assert "Operation not permitted" in failed.stdout + failed.stderr
+
+    def refused():
+        done = volume.qemu_io("write -P 2 0 4k", status=None)
+        return "Operation not permitted" in done.stdout + done.stderr
+    wait_for(refused, "the fence at the client's gateway")
 
 
 # Goal: top sees the load. Method: writes go on while it looks.
