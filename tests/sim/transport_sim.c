@@ -202,6 +202,8 @@ static void segment_arrived(struct world_event *event)
     struct sim_link *link = list_entry(event, struct sim_link, arrival);
     struct sim_net *net = link->side->net;
     assert(!link->stopped && !link->side->dead);
+    if (list_empty(&link->inbound))
+        return; /* held by a pause, and taken since by the endpoint's task */
     if (sim_net_is_cut(net, link->remote_node, link->side->node)) {
         link->stalled = true; /* sim_net_cut(..., false) goes on */
         net->stats.stalls++;
