@@ -212,7 +212,8 @@ static bool overlaps_sent(const struct client *client, const struct piece *piece
     list_for_each(pos, &client->sent)
     {
         const struct piece *other = list_entry(pos, struct piece, link);
-        if (changes(other) && other->offset < piece->offset + piece->length && piece->offset < other->offset + other->length)
+        if (changes(other) && other->offset < piece->offset + piece->length &&
+            piece->offset < other->offset + other->length)
             return true;
     }
     return false;

@@ -42,7 +42,7 @@ struct buf_pool_stats {
 /* limit_bytes is rounded down to whole MiB, at least one; NULL when memory cannot be mapped. ASHLAR_HUGETLB=1 in the
  * environment asks for explicit huge pages. */
 struct buf_pool *buf_pool_create(size_t limit_bytes);
-void buf_pool_destroy(struct buf_pool *pool);         /* asserts that every buffer came back; accepts NULL */
+void buf_pool_destroy(struct buf_pool *pool); /* asserts that every buffer came back; accepts NULL */
 void buf_pool_region(const struct buf_pool *pool, void **ret_base, size_t *ret_bytes);
 void buf_pool_stats(const struct buf_pool *pool, struct buf_pool_stats *ret_stats);
 /* A waiter is called (from a later buf_unref, one per freed buffer, FIFO) when memory came back, and is then off

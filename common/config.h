@@ -11,13 +11,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum config_type { CONFIG_STRING, CONFIG_U32, CONFIG_U64, CONFIG_BYTES /* 10G, 512M, 4k */, CONFIG_BOOL, CONFIG_MS /* 250ms, 2s, 10min */ };
+enum config_type {
+    CONFIG_STRING,
+    CONFIG_U32,
+    CONFIG_U64,
+    CONFIG_BYTES /* 10G, 512M, 4k */,
+    CONFIG_BOOL,
+    CONFIG_MS /* 250ms, 2s, 10min */
+};
 
 struct config_item {
     const char *section, *key;
     enum config_type type;
-    size_t offset;   /* into the target struct: char[size], uint32_t, uint64_t, uint64_t, bool, uint64_t (ms) */
-    size_t size;     /* CONFIG_STRING: bytes of the array */
+    size_t offset; /* into the target struct: char[size], uint32_t, uint64_t, uint64_t, bool, uint64_t (ms) */
+    size_t size;   /* CONFIG_STRING: bytes of the array */
     const char *default_value; /* NULL: required */
     uint64_t min, max;         /* numeric bounds, inclusive; max 0: none */
     const char *help;
@@ -43,10 +50,10 @@ int config_read_stream(void *stream, const char *name, const struct config_item 
 /* After file and flags: -EINVAL if a required item (default NULL) is still empty or 0. */
 int config_check_required(const struct config_item *items, size_t count, const void *target,
                           char error[CONFIG_ERROR_MAX]);
-int config_set(const struct config_item *items, size_t count, void *target, const char *assignment /* section.key=value */,
-               char error[CONFIG_ERROR_MAX]);
+int config_set(const struct config_item *items, size_t count, void *target,
+               const char *assignment /* section.key=value */, char error[CONFIG_ERROR_MAX]);
 int config_parse_bytes(const char *text, uint64_t *ret_bytes); /* "64", "4k", "10G", "1.5T" (powers of 1024) */
-int config_parse_ms(const char *text, uint64_t *ret_ms); /* "250ms", "1.5s", "10min", "1h"; without unit: ms */
+int config_parse_ms(const char *text, uint64_t *ret_ms);       /* "250ms", "1.5s", "10min", "1h"; without unit: ms */
 void config_print_help(const struct config_item *items, size_t count, void *stream /* FILE* */);
 
 #endif

@@ -45,7 +45,7 @@ struct env_task {
 struct env_ops {
     uint64_t (*now_ns)(struct env *env); /* CLOCK_BOOTTIME, read afresh at each call (R9) */
     void (*timer_start)(struct env *env, struct env_timer *timer, uint64_t delay_ns, env_timer_cb cb);
-    void (*timer_stop)(struct env *env, struct env_timer *timer); /* no-op when not armed */
+    void (*timer_stop)(struct env *env, struct env_timer *timer);          /* no-op when not armed */
     void (*defer)(struct env *env, struct env_task *task, env_task_cb cb); /* no-op when already queued */
     uint64_t (*random)(struct env *env);
 };
@@ -60,8 +60,7 @@ static inline uint64_t env_now_ns(struct env *env)
 }
 
 /* Re-arming an armed timer moves it. */
-static inline void env_timer_start(struct env *env, struct env_timer *timer, uint64_t delay_ns,
-                                   env_timer_cb cb)
+static inline void env_timer_start(struct env *env, struct env_timer *timer, uint64_t delay_ns, env_timer_cb cb)
 {
     env->ops->timer_start(env, timer, delay_ns, cb);
 }

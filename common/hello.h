@@ -18,12 +18,12 @@ enum hello_role { HELLO_PEER = 1, HELLO_CLIENT = 2, HELLO_CONTROL = 3, HELLO_ADM
 struct hello {
     uint16_t version_min, version_max;
     uint32_t role;
-    uint32_t node;            /* 0: client */
-    uint64_t incarnation;     /* 0: client */
-    uint64_t cluster_id;      /* 0: not known yet (client) */
-    uint64_t connection;      /* number of this link among the sender's links to this receiver: R5 */
+    uint32_t node;        /* 0: client */
+    uint64_t incarnation; /* 0: client */
+    uint64_t cluster_id;  /* 0: not known yet (client) */
+    uint64_t connection;  /* number of this link among the sender's links to this receiver: R5 */
     uint64_t map_version;
-    uint32_t feature_level;   /* R23 */
+    uint32_t feature_level;      /* R23 */
     uint32_t inflight_bytes_max; /* answer to a client: how much it may have in flight */
     uint32_t inflight_count_max;
     char text[HELLO_TEXT_MAX]; /* answer with an error: the reason in one sentence */

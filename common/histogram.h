@@ -22,8 +22,10 @@ struct histogram {
 void histogram_reset(struct histogram *h);
 void histogram_record(struct histogram *h, uint64_t value_ns);
 void histogram_merge(struct histogram *into, const struct histogram *from);
-void histogram_subtract(struct histogram *from, const struct histogram *earlier); /* interval = now - earlier; its max_ns: upper edge */
-uint64_t histogram_percentile(const struct histogram *h, double percent); /* upper edge of the bucket, at most max_ns; 0 if empty */
+void histogram_subtract(struct histogram *from,
+                        const struct histogram *earlier); /* interval = now - earlier; its max_ns: upper edge */
+uint64_t histogram_percentile(const struct histogram *h,
+                              double percent); /* upper edge of the bucket, at most max_ns; 0 if empty */
 uint64_t histogram_mean(const struct histogram *h);
 
 #endif

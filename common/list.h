@@ -14,7 +14,7 @@ struct list_node {
 
 #define list_entry(node, type, field) ((type *)(void *)((char *)(node)-offsetof(type, field)))
 #define list_for_each(pos, head) for (struct list_node *pos = (head)->next; pos != (head); pos = pos->next)
-#define list_for_each_safe(pos, tmp, head)                                                       \
+#define list_for_each_safe(pos, tmp, head) \
     for (struct list_node *pos = (head)->next, *tmp = pos->next; pos != (head); pos = tmp, tmp = tmp->next)
 
 static inline void list_head_init(struct list_node *head)

@@ -22,8 +22,7 @@ int log_to_file(const char *path);                           /* append; 0 or -er
 void log_set_hook(log_hook hook, void *arg);                 /* replaces the output (simulator, tests); NULL: back */
 enum log_level log_level_get(void);
 int log_level_parse(const char *name, enum log_level *ret_level);
-void log_line(enum log_level level, const char *module, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+void log_line(enum log_level level, const char *module, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 #define LOG_LINE_MAX 1024 /* bytes of a whole line; longer ones are cut and end in "..." */
 
@@ -40,9 +39,9 @@ struct log_limiter {
 bool log_allow(struct log_limiter *limiter, uint64_t now_ns, uint32_t *ret_suppressed);
 
 /* LOG_MODULE is a string literal each .c file defines before its first use. */
-#define log_at(level, ...)                             \
-    do {                                               \
-        if ((level) <= log_level_get())                \
+#define log_at(level, ...)                              \
+    do {                                                \
+        if ((level) <= log_level_get())                 \
             log_line((level), LOG_MODULE, __VA_ARGS__); \
     } while (0)
 #define log_error(...) log_at(LOG_ERROR, __VA_ARGS__)

@@ -43,7 +43,7 @@ static inline void msg_free(struct msg *msg)
 }
 
 struct link_callbacks {
-    void (*connected)(struct link *link, void *owner);           /* connect only */
+    void (*connected)(struct link *link, void *owner);                /* connect only */
     void (*message)(struct link *link, void *owner, struct msg *msg); /* msg: given */
     void (*writable)(struct link *link, void *owner); /* after -EAGAIN: below the low mark again; may be NULL */
     /* Exactly once per link, also when connect fails or after link_close; reason 0 = closed here,
@@ -105,8 +105,8 @@ static inline void listener_close(struct listener *listener)
         listener->transport->ops->listener_close(listener);
 }
 /* header->body_len and payload_len must be set; body_crc, magic and version are filled in by the transport. */
-static inline int link_send(struct link *link, const struct wire_header *header, const void *body,
-                            struct buf *payload, uint32_t payload_offset)
+static inline int link_send(struct link *link, const struct wire_header *header, const void *body, struct buf *payload,
+                            uint32_t payload_offset)
 {
     return link->transport->ops->send(link, header, body, payload, payload_offset);
 }

@@ -42,7 +42,7 @@ enum wire_opcode {
     WIRE_COMMIT = 68, /* one way: commit_n advances on an idle link; no answer */
     WIRE_RAISE = 70,  /* R11; answer body: window entries */
     WIRE_TAKEOVER_DONE = 72,
-    WIRE_RESERVE = 74,    /* slow path of space reservation near a full drive */
+    WIRE_RESERVE = 74,     /* slow path of space reservation near a full drive */
     WIRE_REPAIR_READ = 76, /* primary reads one chunk range of a member to repair its own */
     WIRE_DAMAGED = 78,     /* one way, member -> primary: block at offset does not match its checksum here */
     /* resync, primary -> member R */

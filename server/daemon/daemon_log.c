@@ -18,7 +18,8 @@
 #include "server/control/consensus.h"
 
 #define LOG_MODULE "raft"
-#define HEARTBEAT_MS 100u /* an idle daemon wakes at four times this rate; a leader is missed after 300 to 600 ms either way */
+#define HEARTBEAT_MS \
+    100u /* an idle daemon wakes at four times this rate; a leader is missed after 300 to 600 ms either way */
 
 struct daemon_log {
     struct control_log base;

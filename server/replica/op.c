@@ -176,15 +176,20 @@ static void start_client(struct op_ctx *ctx)
     }
 }
 
+bool op_may_run(const struct op_ctx *ctx)
+{
+    enum replica_phase phase = ctx->replica->phase;
+    assert(!ctx->dead);
+    return phase == PHASE_SERVING || (ctx->takeover && phase == PHASE_COPYING) ||
+           (ctx->kind == CTX_COPY && phase == PHASE_PARKED);
+}
+
 void op_start(struct op_ctx *ctx)
 {
     ctx_assert(ctx);
     assert(ctx->unlocked || ctx->lock.held);
     assert(ctx->state == CTX_HELD);
-    struct replica *rep = ctx->replica;
-    bool runs = rep->phase == PHASE_SERVING || (ctx->takeover && rep->phase == PHASE_COPYING) ||
-                (ctx->kind == CTX_COPY && rep->phase == PHASE_PARKED);
-    if (!runs)
+    if (!op_may_run(ctx))
         return; /* R7: goes on when the new epoch serves */
     switch (ctx->kind) {
     case CTX_CLIENT: start_client(ctx); return;

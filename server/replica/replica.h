@@ -33,7 +33,8 @@ struct replica_op {
     uint32_t shard;
     uint32_t generation; /* 0: head */
     uint64_t session;
-    uint64_t epoch;  /* the shard's, as the sender knew it; 0: not said. Older than this primary's time in office: refused */
+    uint64_t
+        epoch; /* the shard's, as the sender knew it; 0: not said. Older than this primary's time in office: refused */
     uint64_t offset; /* bytes in the shard; READ and WRITE stay inside one 1 MiB chunk, ZERO inside one 16 MiB region */
     uint32_t length; /* bytes; WRITE: whole blocks, or a piece inside one block */
     struct buf *buf; /* READ, WRITE: data at buf->data + buf_offset, 4 KiB aligned */

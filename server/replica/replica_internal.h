@@ -176,7 +176,7 @@ struct replica {
     uint64_t instance;
     enum replica_phase phase;
     bool in_table;
-    uint64_t office_epoch;  /* in which this node became primary without a break */
+    uint64_t office_epoch; /* in which this node became primary without a break */
     uint64_t next_n;
     uint64_t commit_n;                     /* of map.epoch, while primary */
     uint64_t commit_told_n;                /* last sent to the members */
@@ -322,6 +322,7 @@ void range_lock_release(struct replica *rep, struct range_lock *lock);
 /* op.c: admission, start, completion of client operations */
 void op_admit(struct replica *rep, struct replica_op *op);
 void op_start(struct op_ctx *ctx);
+bool op_may_run(const struct op_ctx *ctx); /* in the phase that its shard is in now */
 void op_finish(struct op_ctx *ctx, int rc);
 void op_complete_later(struct replicas *r, struct replica_op *op, int rc);
 void ops_resume(struct replica *rep); /* on SERVING: re-send, start, admit what was parked */

@@ -100,10 +100,10 @@ static inline void kv_close(struct kv *kv)
 
 struct ring_loop;
 struct kv_rocksdb_config {
-    const char *path;      /* directory */
-    uint64_t cache_bytes;  /* block cache */
-    bool read_only;        /* `store check` */
-    bool create;           /* `store format` */
+    const char *path;     /* directory */
+    uint64_t cache_bytes; /* block cache */
+    bool read_only;       /* `store check` */
+    bool create;          /* `store format` */
 };
 int kv_rocksdb_open(struct ring_loop *loop, const struct kv_rocksdb_config *config, struct kv **ret_kv);
 

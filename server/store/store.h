@@ -65,28 +65,29 @@ struct store_config {
     struct buf_pool *pool;
     struct store_callbacks callbacks;
     void *arg;
-    char boot_id[40];          /* of this kernel boot, compared with the stored one (R1) */
-    uint64_t sums_cache_bytes; /* bound on cached checksum records */
-    uint32_t active_set_max;   /* regions marked at once, default 4096 */
-    uint64_t scrub_bytes_per_s; /* 0: off */
-    uint64_t scrub_rest_ns;     /* between the end of a pass and the next one; 0: one second */
-    uint32_t near_full_percent; /* default 85 */
-    uint64_t checkpoint_ns;     /* sums of hot chunks, default one minute */
-    uint64_t clean_idle_ns;     /* a marked region untouched this long is cleaned in batches, default 5 s */
+    char boot_id[40];              /* of this kernel boot, compared with the stored one (R1) */
+    uint64_t sums_cache_bytes;     /* bound on cached checksum records */
+    uint32_t active_set_max;       /* regions marked at once, default 4096 */
+    uint64_t scrub_bytes_per_s;    /* 0: off */
+    uint64_t scrub_rest_ns;        /* between the end of a pass and the next one; 0: one second */
+    uint32_t near_full_percent;    /* default 85 */
+    uint64_t checkpoint_ns;        /* sums of hot chunks, default one minute */
+    uint64_t clean_idle_ns;        /* a marked region untouched this long is cleaned in batches, default 5 s */
     uint64_t prewrite_bytes_per_s; /* file stores; 0: off */
 };
 
 /* Writes superblock and initial records to an empty drive and kv. */
 int store_format_superblock(uint8_t block[STORE_BLOCK_BYTES], const struct store_identity *id, uint64_t drive_bytes);
 int store_open(const struct store_config *config, struct store **ret_store); /* callbacks.opened follows */
-const struct store_identity *store_identity(const struct store *store); /* after opened */
-enum store_stop store_last_stop(const struct store *store);             /* after opened */
+const struct store_identity *store_identity(const struct store *store);      /* after opened */
+enum store_stop store_last_stop(const struct store *store);                  /* after opened */
 /* clean: flushes, checkpoints, clears what can be cleared, records a clean stop. Frees drive and kv too. cb may be NULL. */
 void store_close(struct store *store, bool clean, void (*cb)(void *arg), void *arg);
 
 /* Shards. Opening is synchronous and cheap (the table of chunks is in memory). epoch: the map's current one. */
-int store_shard_open(struct store *store, const struct store_shard_id *id, uint64_t bytes, struct store_shard **ret_shard);
-void store_shard_close(struct store_shard *shard);                     /* no I/O in flight */
+int store_shard_open(struct store *store, const struct store_shard_id *id, uint64_t bytes,
+                     struct store_shard **ret_shard);
+void store_shard_close(struct store_shard *shard);                           /* no I/O in flight */
 void store_shard_drop(struct store *store, const struct store_shard_id *id); /* background removal; survives restart */
 struct store_shard_id store_shard_identity(const struct store_shard *shard);
 /* Calls fn for each shard instance that has records here (start-up: what does not belong is dropped by the caller). */
@@ -106,14 +107,14 @@ struct store_io {
     struct store_shard *shard;
     enum store_op op;
     uint32_t flags;
-    uint32_t generation;  /* WRITE, ZERO: generation written; READ: generation read (newest record <= it) */
-    uint64_t epoch;       /* of the write: marks and mod_epoch (R14) */
-    uint64_t lsn_n;       /* of the write: commit bookkeeping of marks */
-    uint64_t offset;      /* bytes in the shard; 4 KiB multiple */
-    uint32_t length;      /* bytes; 4 KiB multiple; READ and WRITE inside one chunk, ZERO <= STORE_ZERO_BYTES_MAX */
-    struct buf *buf;      /* READ, WRITE: data at buf->data + buf_offset (4 KiB aligned), borrowed until cb */
+    uint32_t generation; /* WRITE, ZERO: generation written; READ: generation read (newest record <= it) */
+    uint64_t epoch;      /* of the write: marks and mod_epoch (R14) */
+    uint64_t lsn_n;      /* of the write: commit bookkeeping of marks */
+    uint64_t offset;     /* bytes in the shard; 4 KiB multiple */
+    uint32_t length;     /* bytes; 4 KiB multiple; READ and WRITE inside one chunk, ZERO <= STORE_ZERO_BYTES_MAX */
+    struct buf *buf;     /* READ, WRITE: data at buf->data + buf_offset (4 KiB aligned), borrowed until cb */
     uint32_t buf_offset;
-    uint32_t *crcs;       /* WRITE: in, one a block, already verified by the caller; READ: out, may be NULL */
+    uint32_t *crcs; /* WRITE: in, one a block, already verified by the caller; READ: out, may be NULL */
     void (*cb)(struct store_io *io, int rc);
     void *owner;
     /* out, valid in cb */
@@ -206,7 +207,7 @@ struct store_stats {
     uint64_t chunks, marks, suspect_regions;
     uint64_t reads, writes, zeroes, flushes, drive_flushes, kv_batches, kv_syncs;
     uint64_t bytes_written_guest, bytes_written_drive; /* allocated/written, amplification */
-    uint64_t units_merged; /* third sources */
+    uint64_t units_merged;                             /* third sources */
     uint64_t blocks_verified, blocks_adopted, blocks_reverted, blocks_damaged, blocks_repaired;
     uint64_t scrub_position, scrub_passes, scrub_errors;
     uint64_t oldest_io_ns; /* age of the oldest I/O in flight: a hung drive is a failed node (R23) */

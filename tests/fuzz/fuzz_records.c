@@ -88,7 +88,7 @@ static void check_small(enum record_kind kind, const struct record_key *key, con
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const enum record_kind kinds[] = {RECORD_MAP,   RECORD_SUMS, RECORD_MARK,
+    static const enum record_kind kinds[] = {RECORD_MAP,  RECORD_SUMS,  RECORD_MARK,
                                              RECORD_DROP, RECORD_SHARD, RECORD_SUPER};
     uint8_t value[VALUE_MAX];
     if (size)

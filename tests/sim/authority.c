@@ -18,7 +18,8 @@
 
 struct port *port_of(struct authority *a, int node)
 {
-    list_for_each(pos, &a->ports) {
+    list_for_each(pos, &a->ports)
+    {
         struct port *port = list_entry(pos, struct port, link);
         if (port->node == node && !port->dead)
             return port;
@@ -54,7 +55,8 @@ static void apply(struct authority *a, const uint8_t *bytes, size_t len, struct 
             a->config.shard_changed(a->config.arg, &before[i], now);
     }
     free(before);
-    list_for_each(pos, &a->ports) {
+    list_for_each(pos, &a->ports)
+    {
         struct port *port = list_entry(pos, struct port, link);
         if (port->dead || !port->incarnation)
             continue;
@@ -119,17 +121,10 @@ static void committed(struct authority *a, struct commit *commit)
     struct map_result result = {0};
     apply(a, commit->bytes, commit->len, &result);
     switch (commit->kind) {
-    case UP_REGISTER:
-        registered(a, commit, &result);
-        return;
-    case UP_ATTACH:
-        session_opened(a, commit, &result);
-        return;
-    case UP_PROPOSE:
-        break;
-    default:
-        a->elect_proposed = false;
-        return;
+    case UP_REGISTER: registered(a, commit, &result); return;
+    case UP_ATTACH: session_opened(a, commit, &result); return;
+    case UP_PROPOSE: break;
+    default: a->elect_proposed = false; return;
     }
     struct channel_msg *msg = channel_msg_create(DOWN_RESULT, NULL, 0);
     msg->req = commit->req;
@@ -250,8 +245,11 @@ static void receive_attach(struct port *port, const struct channel_msg *msg)
         channel_push(&port->down, reply);
         return;
     }
-    struct map_entry entry = {.kind = MAP_ENTRY_SESSION_OPEN, .volume = v->id, .node = (uint32_t)port->node,
-                              .incarnation = port->incarnation, .flags = req->flags};
+    struct map_entry entry = {.kind = MAP_ENTRY_SESSION_OPEN,
+                              .volume = v->id,
+                              .node = (uint32_t)port->node,
+                              .incarnation = port->incarnation,
+                              .flags = req->flags};
     memcpy(entry.attachment, req->attachment, sizeof(entry.attachment));
     struct commit *commit = commit_create(&entry, UP_ATTACH);
     commit->port = port;
@@ -404,8 +402,11 @@ uint64_t authority_applied(const struct authority *a, int node)
 void authority_attach(struct authority *a, struct authority_attach *req)
 {
     const struct map_node *gateway = map_node_by_id(a->map, req->gateway);
-    struct map_entry entry = {.kind = MAP_ENTRY_SESSION_OPEN, .volume = req->volume, .node = req->gateway,
-                              .incarnation = gateway ? gateway->incarnation : 0, .flags = req->flags};
+    struct map_entry entry = {.kind = MAP_ENTRY_SESSION_OPEN,
+                              .volume = req->volume,
+                              .node = req->gateway,
+                              .incarnation = gateway ? gateway->incarnation : 0,
+                              .flags = req->flags};
     memcpy(entry.attachment, req->attachment, sizeof(entry.attachment));
     struct commit *commit = commit_create(&entry, UP_ATTACH);
     commit->attach = req;

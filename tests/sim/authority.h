@@ -21,8 +21,8 @@ struct authority;
 struct authority_config {
     struct world *world;
     struct sim_net *net;
-    int node;        /* its world node */
-    int node_max;    /* data nodes are world nodes 1..node_max, and have these map ids */
+    int node;     /* its world node */
+    int node_max; /* data nodes are world nodes 1..node_max, and have these map ids */
     uint64_t heartbeat_ns, node_timeout_ns, lease_ns, grace_ns, out_after_ns; /* out_after_ns 0: never replace */
     uint64_t commit_min_ns, commit_max_ns;
     void (*shard_changed)(void *arg, const struct map_shard *before, const struct map_shard *now);
@@ -39,7 +39,7 @@ int authority_apply(struct authority *a, struct map_entry *entry, struct map_res
 struct bridge_to_control *authority_connect(struct authority *a, int node, struct env *env, struct bridge_to_data *data,
                                             void (*deposed)(void *arg), void *arg);
 void authority_register(struct bridge_to_control *b, const struct map_node *info);
-void authority_disconnect(struct bridge_to_control *b); /* an orderly end; a crash is noticed */
+void authority_disconnect(struct bridge_to_control *b);          /* an orderly end; a crash is noticed */
 uint64_t authority_applied(const struct authority *a, int node); /* map version the node reported */
 
 /* A client attaches through a gateway node; cb in nobody's context. */

@@ -47,7 +47,8 @@ static void check_node(void *arg, const struct map_node *node)
     uint64_t now = world_now_ns(a->world);
     uint64_t heard = port && port->incarnation == node->incarnation ? port->heard_ns : 0;
     if (heard == 0) { /* its life ended: the last one that had this incarnation */
-        list_for_each(pos, &a->ports) {
+        list_for_each(pos, &a->ports)
+        {
             const struct port *old = list_entry(pos, struct port, link);
             if (old->incarnation == node->incarnation)
                 heard = old->heard_ns;
@@ -106,7 +107,8 @@ static bool grant_ready(struct authority *a, const struct grant *grant)
 
 static void check_grants(struct authority *a)
 {
-    list_for_each_safe(pos, tmp, &a->grants) {
+    list_for_each_safe(pos, tmp, &a->grants)
+    {
         struct grant *grant = list_entry(pos, struct grant, link);
         if (!grant_ready(a, grant))
             continue;
@@ -161,7 +163,8 @@ static bool heal_shard(struct authority *a, const struct map_volume *v, const st
         return true;
     }
     uint32_t node_id = 0;
-    if (s->member_count == MAP_MEMBERS_MAX || map_place(a->map, v->id, s->index, 1, 0, NULL, 0, exclude, count, &node_id) != 1)
+    if (s->member_count == MAP_MEMBERS_MAX ||
+        map_place(a->map, v->id, s->index, 1, 0, NULL, 0, exclude, count, &node_id) != 1)
         return false;
     entry.kind = MAP_ENTRY_MEMBER_ATTACH;
     entry.node = node_id;

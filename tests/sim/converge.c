@@ -27,8 +27,8 @@ static void look(void *arg, const struct map_volume *v)
         verdict->reached = verdict->reached && well;
         if (!verdict->print || well)
             continue;
-        fprintf(stderr, "  volume %" PRIu64 " shard %u: primary %u epoch %" PRIu64 " active %" PRIu64 " loss %" PRIu64, v->id, i,
-                s->primary, s->epoch, s->active_epoch, s->loss_number);
+        fprintf(stderr, "  volume %" PRIu64 " shard %u: primary %u epoch %" PRIu64 " active %" PRIu64 " loss %" PRIu64,
+                v->id, i, s->primary, s->epoch, s->active_epoch, s->loss_number);
         for (uint32_t k = 0; k < s->member_count; k++)
             fprintf(stderr, " | node %u flags %x e_R %" PRIu64 " inc %" PRIu64, s->members[k].node, s->members[k].flags,
                     s->members[k].e_r, s->members[k].incarnation);
@@ -60,13 +60,14 @@ void converge_print(struct sim *sim)
             const struct replicas_stats *rs = replicas_stats(sim_node_replicas(node));
             uint32_t count = replicas_syncs(sim_node_replicas(node), infos, 16);
             store_stats(sim_node_store(node), &stats);
-            fprintf(stderr, " map %" PRIu64 " marks %" PRIu64 " suspect %" PRIu64 " primaries %" PRIu64 " serving %" PRIu64
-                            " parked %" PRIu64 " ops %" PRIu64 " gateway parked %u",
+            fprintf(stderr,
+                    " map %" PRIu64 " marks %" PRIu64 " suspect %" PRIu64 " primaries %" PRIu64 " serving %" PRIu64
+                    " parked %" PRIu64 " ops %" PRIu64 " gateway parked %u",
                     map_version(sim_node_map(node)), stats.marks, stats.suspect_regions, rs->primaries, rs->serving,
                     rs->parked_ops, rs->ops_in_flight, 0u);
             for (uint32_t k = 0; k < count; k++)
-                fprintf(stderr, " | sync v%" PRIu64 " s%u -> %u %u/%u%s", infos[k].volume, infos[k].shard, infos[k].node,
-                        infos[k].chunks_done, infos[k].chunks_total, infos[k].joining ? " joining" : "");
+                fprintf(stderr, " | sync v%" PRIu64 " s%u -> %u %u/%u%s", infos[k].volume, infos[k].shard,
+                        infos[k].node, infos[k].chunks_done, infos[k].chunks_total, infos[k].joining ? " joining" : "");
         }
         fprintf(stderr, "\n");
     }
@@ -93,8 +94,8 @@ static bool digest_ended(void *arg)
     return !((struct digesting *)arg)->busy;
 }
 
-static bool digest_member(struct sim *sim, const struct map_volume *v, const struct map_shard *s, const struct map_member *m,
-                          uint32_t chunk, struct digesting *d)
+static bool digest_member(struct sim *sim, const struct map_volume *v, const struct map_shard *s,
+                          const struct map_member *m, uint32_t chunk, struct digesting *d)
 {
     struct sim_node *node = sim->nodes[m->node];
     if (!sim_node_serving(node))
@@ -105,8 +106,8 @@ static bool digest_member(struct sim *sim, const struct map_volume *v, const str
         return false;
     memset(d, 0, sizeof(*d));
     d->busy = true;
-    d->digest = (struct store_digest){.shard = shard, .chunk = chunk, .generation = v->generation, .blocks = d->blocks,
-                                      .cb = digested, .owner = d};
+    d->digest = (struct store_digest){
+        .shard = shard, .chunk = chunk, .generation = v->generation, .blocks = d->blocks, .cb = digested, .owner = d};
     store_digest(&d->digest);
     return world_run_until(sim->world, digest_ended, d, ENV_MS(5000)) && d->rc == 0;
 }
@@ -126,7 +127,8 @@ static bool compare_chunk(struct sim *sim, const struct map_volume *v, const str
         if (!(m->flags & MAP_MEMBER_IN_SYNC))
             continue;
         if (!digest_member(sim, v, s, m, chunk, first ? two : one)) {
-            sim_fail(sim, "volume %" PRIu64 " shard %u chunk %u: node %u cannot be digested", v->id, s->index, chunk, m->node);
+            sim_fail(sim, "volume %" PRIu64 " shard %u chunk %u: node %u cannot be digested", v->id, s->index, chunk,
+                     m->node);
             return false;
         }
         if (!first) {
@@ -136,7 +138,9 @@ static bool compare_chunk(struct sim *sim, const struct map_volume *v, const str
         for (uint32_t b = 0; b < STORE_CHUNK_BLOCKS; b++) {
             if (equal(&one->blocks[b], &two->blocks[b]))
                 continue;
-            sim_fail(sim, "volume %" PRIu64 " shard %u chunk %u block %u: node %u has state %u crc %08x, node %u state %u crc %08x (I9)",
+            sim_fail(sim,
+                     "volume %" PRIu64
+                     " shard %u chunk %u block %u: node %u has state %u crc %08x, node %u state %u crc %08x (I9)",
                      v->id, s->index, chunk, b, first->node, one->blocks[b].state, one->blocks[b].crc32c, m->node,
                      two->blocks[b].state, two->blocks[b].crc32c);
             return false;

@@ -16,13 +16,26 @@
 #define NEVER UINT64_MAX
 
 enum fault_kind {
-    FAULT_CRASH, FAULT_POWER, FAULT_POWER_ALL, FAULT_CRASH_PAIR, FAULT_CRASH_LOOP, FAULT_PAUSE, FAULT_CUT, FAULT_ISOLATE,
-    FAULT_RESET, FAULT_SLOW_DRIVE, FAULT_DRIVE_EIO, FAULT_ROT, FAULT_CLEAN_STOP, FAULT_FAILOVER, FAULT_KINDS,
+    FAULT_CRASH,
+    FAULT_POWER,
+    FAULT_POWER_ALL,
+    FAULT_CRASH_PAIR,
+    FAULT_CRASH_LOOP,
+    FAULT_PAUSE,
+    FAULT_CUT,
+    FAULT_ISOLATE,
+    FAULT_RESET,
+    FAULT_SLOW_DRIVE,
+    FAULT_DRIVE_EIO,
+    FAULT_ROT,
+    FAULT_CLEAN_STOP,
+    FAULT_FAILOVER,
+    FAULT_KINDS,
 };
 
 static const char *const fault_names[FAULT_KINDS] = {
-    "crash", "power loss", "power loss of all", "crash of a pair", "crash loop", "pause", "one-way cut", "isolation",
-    "reset", "slow drive", "drive EIO", "bit rot", "clean stop", "client fail-over",
+    "crash",     "power loss", "power loss of all", "crash of a pair", "crash loop", "pause",      "one-way cut",
+    "isolation", "reset",      "slow drive",        "drive EIO",       "bit rot",    "clean stop", "client fail-over",
 };
 
 struct faulty_node {
@@ -164,9 +177,9 @@ static void inject(struct faults *f, enum fault_kind kind)
 static uint64_t rate_of(const struct scenario *s, enum fault_kind kind)
 {
     const uint64_t rates[FAULT_KINDS] = {
-        s->crash_per_min, s->power_per_min, s->power_all_per_min, s->crash_pair_per_min, s->crash_loop_per_min,
-        s->pause_per_min, s->cut_per_min, s->isolate_per_min, s->reset_per_min, s->slow_drive_per_min,
-        s->drive_eio_per_min, s->rot_per_min, s->clean_stop_per_min, s->failover_per_min,
+        s->crash_per_min,     s->power_per_min, s->power_all_per_min,  s->crash_pair_per_min, s->crash_loop_per_min,
+        s->pause_per_min,     s->cut_per_min,   s->isolate_per_min,    s->reset_per_min,      s->slow_drive_per_min,
+        s->drive_eio_per_min, s->rot_per_min,   s->clean_stop_per_min, s->failover_per_min,
     };
     return rates[kind];
 }

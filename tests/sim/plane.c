@@ -30,10 +30,18 @@ static void create_authority(struct plane *plane, const struct plane_config *con
 {
     const struct scenario *s = config->scenario;
     struct authority_config authority = {
-        .world = config->world, .net = config->net, .node_max = config->node_max, .heartbeat_ns = ENV_MS(200),
-        .node_timeout_ns = ENV_MS(1200), .lease_ns = ENV_MS(900), .grace_ns = ENV_MS(2500),
-        .out_after_ns = ENV_MS(s->out_after_ms), .commit_min_ns = 200000, .commit_max_ns = ENV_MS(4),
-        .shard_changed = config->shard_changed, .arg = config->arg,
+        .world = config->world,
+        .net = config->net,
+        .node_max = config->node_max,
+        .heartbeat_ns = ENV_MS(200),
+        .node_timeout_ns = ENV_MS(1200),
+        .lease_ns = ENV_MS(900),
+        .grace_ns = ENV_MS(2500),
+        .out_after_ns = ENV_MS(s->out_after_ms),
+        .commit_min_ns = 200000,
+        .commit_max_ns = ENV_MS(4),
+        .shard_changed = config->shard_changed,
+        .arg = config->arg,
     };
     plane->authority = authority_create(&authority);
 }
@@ -42,10 +50,16 @@ static void create_control(struct plane *plane, const struct plane_config *confi
 {
     const struct scenario *s = config->scenario;
     struct control_sim_config control = {
-        .world = config->world, .net = config->net, .node_max = config->node_max,
-        .voter_count = config->node_max >= 5 ? 5 : 3, .elect_grace_ns = ENV_MS(2500),
-        .out_after_ns = s->out_after_ms ? ENV_MS(s->out_after_ms) : ENV_MS(3600000), .bridge_delay_max_ns = 200000,
-        .shard_changed = config->shard_changed, .broken = config->broken, .arg = config->arg,
+        .world = config->world,
+        .net = config->net,
+        .node_max = config->node_max,
+        .voter_count = config->node_max >= 5 ? 5 : 3,
+        .elect_grace_ns = ENV_MS(2500),
+        .out_after_ns = s->out_after_ms ? ENV_MS(s->out_after_ms) : ENV_MS(3600000),
+        .bridge_delay_max_ns = 200000,
+        .shard_changed = config->shard_changed,
+        .broken = config->broken,
+        .arg = config->arg,
     };
     for (uint32_t i = 0; i < control.voter_count; i++)
         control.voters[i] = (int)i + 1;
@@ -136,14 +150,14 @@ void plane_attach(struct plane *plane, struct plane_attach *req)
     assert(a && req->cb);
     a->req = req;
     if (plane->control) {
-        a->control = (struct control_sim_attach){.volume = req->volume, .gateway = req->gateway, .flags = req->flags,
-                                                 .cb = control_attached, .owner = a};
+        a->control = (struct control_sim_attach){
+            .volume = req->volume, .gateway = req->gateway, .flags = req->flags, .cb = control_attached, .owner = a};
         memcpy(a->control.attachment, req->attachment, sizeof(req->attachment));
         control_sim_attach(plane->control, &a->control);
         return;
     }
-    a->authority = (struct authority_attach){.volume = req->volume, .gateway = req->gateway, .flags = req->flags,
-                                             .cb = authority_attached, .owner = a};
+    a->authority = (struct authority_attach){
+        .volume = req->volume, .gateway = req->gateway, .flags = req->flags, .cb = authority_attached, .owner = a};
     memcpy(a->authority.attachment, req->attachment, sizeof(req->attachment));
     authority_attach(plane->authority, &a->authority);
 }

@@ -19,17 +19,53 @@ struct key {
     uint64_t value;
 };
 
-#define KEY(field, value) {#field, offsetof(struct scenario, field), value}
+#define KEY(field, value)                               \
+    {                                                   \
+#field, offsetof(struct scenario, field), value \
+    }
 static const struct key keys[] = {
-    KEY(nodes, 3), KEY(volumes, 1), KEY(replicas, 3), KEY(min_replicas, 2), KEY(shards, 2), KEY(shard_mib, 16),
-    KEY(drive_mib, 256), KEY(sync_chunks, 4), KEY(out_after_ms, 0), KEY(drift_ppm, 0), KEY(control, 0), KEY(wire, 0),
-    KEY(clients_qd, 8), KEY(hot_blocks, 256), KEY(hot_percent, 85), KEY(read_percent, 40), KEY(flush_percent, 3),
-    KEY(zero_percent, 3), KEY(fua_percent, 2), KEY(piece_percent, 15), KEY(write_max_kib, 128), KEY(op_gap_us, 1500),
-    KEY(failover_per_min, 0), KEY(serial_overlaps, 1), KEY(safety_ms, 20000), KEY(liveness_ms, 60000),
-    KEY(crash_per_min, 0), KEY(power_per_min, 0), KEY(power_all_per_min, 0), KEY(crash_pair_per_min, 0),
-    KEY(crash_loop_per_min, 0), KEY(pause_per_min, 0), KEY(cut_per_min, 0), KEY(isolate_per_min, 0),
-    KEY(reset_per_min, 0), KEY(slow_drive_per_min, 0), KEY(drive_eio_per_min, 0), KEY(rot_per_min, 0),
-    KEY(clean_stop_per_min, 0), KEY(restart_min_ms, 50), KEY(restart_max_ms, 3000), KEY(fault_max_ms, 4000),
+    KEY(nodes, 3),
+    KEY(volumes, 1),
+    KEY(replicas, 3),
+    KEY(min_replicas, 2),
+    KEY(shards, 2),
+    KEY(shard_mib, 16),
+    KEY(drive_mib, 256),
+    KEY(sync_chunks, 4),
+    KEY(out_after_ms, 0),
+    KEY(drift_ppm, 0),
+    KEY(control, 0),
+    KEY(wire, 0),
+    KEY(clients_qd, 8),
+    KEY(hot_blocks, 256),
+    KEY(hot_percent, 85),
+    KEY(read_percent, 40),
+    KEY(flush_percent, 3),
+    KEY(zero_percent, 3),
+    KEY(fua_percent, 2),
+    KEY(piece_percent, 15),
+    KEY(write_max_kib, 128),
+    KEY(op_gap_us, 1500),
+    KEY(failover_per_min, 0),
+    KEY(serial_overlaps, 1),
+    KEY(safety_ms, 20000),
+    KEY(liveness_ms, 60000),
+    KEY(crash_per_min, 0),
+    KEY(power_per_min, 0),
+    KEY(power_all_per_min, 0),
+    KEY(crash_pair_per_min, 0),
+    KEY(crash_loop_per_min, 0),
+    KEY(pause_per_min, 0),
+    KEY(cut_per_min, 0),
+    KEY(isolate_per_min, 0),
+    KEY(reset_per_min, 0),
+    KEY(slow_drive_per_min, 0),
+    KEY(drive_eio_per_min, 0),
+    KEY(rot_per_min, 0),
+    KEY(clean_stop_per_min, 0),
+    KEY(restart_min_ms, 50),
+    KEY(restart_max_ms, 3000),
+    KEY(fault_max_ms, 4000),
     KEY(net_tail_permille, 5),
 };
 
@@ -49,7 +85,8 @@ int scenario_load(const char *path, struct scenario *ret_scenario)
     struct scenario s;
     char line[256];
     int rc = 0, number = 0;
-    static_assert(sizeof(keys) / sizeof(keys[0]) * sizeof(uint64_t) == sizeof(struct scenario), "every field has a key");
+    static_assert(sizeof(keys) / sizeof(keys[0]) * sizeof(uint64_t) == sizeof(struct scenario),
+                  "every field has a key");
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
         (void)set(&s, keys[i].name, keys[i].value);
     FILE *file = fopen(path, "re");

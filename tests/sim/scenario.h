@@ -12,7 +12,7 @@
 struct scenario {
     /* cluster */
     uint64_t nodes, volumes, replicas, min_replicas, shards, shard_mib, drive_mib, sync_chunks, out_after_ms, drift_ppm;
-    uint64_t wire; /* 1: through client core, links and gateways instead of straight to the primary */
+    uint64_t wire;    /* 1: through client core, links and gateways instead of straight to the primary */
     uint64_t control; /* 1: the shipped control plane instead of its stand-in */
     /* workload */
     uint64_t clients_qd, hot_blocks, hot_percent, read_percent, flush_percent, zero_percent, fua_percent, piece_percent;

@@ -22,7 +22,9 @@ static void shard_changed(void *arg, const struct map_shard *before, const struc
     for (uint32_t i = 0; i < now->member_count; i++)
         (void)snprintf(members + strlen(members), sizeof(members) - strlen(members), " %u:%x", now->members[i].node,
                        now->members[i].flags);
-    sim_note(sim, "map: volume %" PRIu64 " shard %u epoch %" PRIu64 " active %" PRIu64 " primary %u loss %" PRIu64 " members%s",
+    sim_note(sim,
+             "map: volume %" PRIu64 " shard %u epoch %" PRIu64 " active %" PRIu64 " primary %u loss %" PRIu64
+             " members%s",
              now->volume, now->index, now->epoch, now->active_epoch, now->primary, now->loss_number, members);
     if (now->loss_number == before->loss_number)
         return;
@@ -45,8 +47,7 @@ static bool all_serving(void *arg)
 {
     struct sim *sim = arg;
     for (int i = 1; i <= sim->node_count; i++)
-        if (!sim_node_serving(sim->nodes[i]) ||
-            plane_applied(sim->plane, i) < map_version(plane_map(sim->plane)))
+        if (!sim_node_serving(sim->nodes[i]) || plane_applied(sim->plane, i) < map_version(plane_map(sim->plane)))
             return false;
     return true;
 }
@@ -54,7 +55,8 @@ static bool all_serving(void *arg)
 static void make_cluster(struct sim *sim)
 {
     const struct scenario *s = &sim->scenario;
-    struct sim_net_config net = {.tail_permille = (uint32_t)s->net_tail_permille, .tail_max_ns = ENV_MS(40), .dead_ns = ENV_MS(3000)};
+    struct sim_net_config net = {
+        .tail_permille = (uint32_t)s->net_tail_permille, .tail_max_ns = ENV_MS(40), .dead_ns = ENV_MS(3000)};
     assert(s->nodes <= SIM_NODES_MAX && s->volumes <= SIM_GUESTS_MAX);
     sim->world = world_create(sim->seed);
     sim_log_start(sim);
@@ -63,16 +65,26 @@ static void make_cluster(struct sim *sim)
     for (uint64_t i = 1; i <= s->nodes + s->volumes; i++)
         (void)world_node_add(sim->world);
     sim->net = sim_net_create(sim->world, &net);
-    struct plane_config config = {.world = sim->world, .net = sim->net, .scenario = s, .node_max = sim->node_count,
-                                  .shard_changed = shard_changed, .broken = plane_broken, .arg = sim};
+    struct plane_config config = {.world = sim->world,
+                                  .net = sim->net,
+                                  .scenario = s,
+                                  .node_max = sim->node_count,
+                                  .shard_changed = shard_changed,
+                                  .broken = plane_broken,
+                                  .arg = sim};
     sim->plane = plane_create(&config);
     for (int i = 1; i <= sim->node_count; i++) {
-        struct sim_node_config node = {.world = sim->world, .net = sim->net, .plane = sim->plane, .node = i,
-                                       .drive_bytes = s->drive_mib << 20, .seed = world_random(sim->world),
+        struct sim_node_config node = {.world = sim->world,
+                                       .net = sim->net,
+                                       .plane = sim->plane,
+                                       .node = i,
+                                       .drive_bytes = s->drive_mib << 20,
+                                       .seed = world_random(sim->world),
                                        .sync_chunks = (uint32_t)s->sync_chunks};
         sim->nodes[i] = sim_node_create(&node);
         if (s->drift_ppm)
-            world_node_clock(sim->world, i, 0, (int32_t)world_random_below(sim->world, 2 * s->drift_ppm) - (int32_t)s->drift_ppm);
+            world_node_clock(sim->world, i, 0,
+                             (int32_t)world_random_below(sim->world, 2 * s->drift_ppm) - (int32_t)s->drift_ppm);
         sim_node_start(sim->nodes[i]);
     }
     bool ok = world_run_until(sim->world, all_serving, sim, ENV_MS(10000));
@@ -84,8 +96,11 @@ static void make_volumes(struct sim *sim)
     const struct scenario *s = &sim->scenario;
     for (uint32_t i = 0; i < s->volumes; i++) {
         struct map_entry entry = {
-            .kind = MAP_ENTRY_VOLUME_CREATE, .shard_bytes = s->shard_mib << 20, .size = (s->shard_mib << 20) * s->shards,
-            .replicas = (uint32_t)s->replicas, .min_replicas = (uint32_t)s->min_replicas,
+            .kind = MAP_ENTRY_VOLUME_CREATE,
+            .shard_bytes = s->shard_mib << 20,
+            .size = (s->shard_mib << 20) * s->shards,
+            .replicas = (uint32_t)s->replicas,
+            .min_replicas = (uint32_t)s->min_replicas,
             .home = 1 + (uint32_t)world_random_below(sim->world, s->nodes),
         };
         struct map_result result = {0};

@@ -47,9 +47,9 @@ int sim_guest_node(const struct sim *sim, uint32_t index); /* world node of a gu
 /* workload.c: one guest a volume */
 struct guest *guest_create(struct sim *sim, uint64_t volume);
 void guest_destroy(struct guest *client);
-void guest_quiesce(struct guest *client);         /* begins nothing new */
-bool guest_idle(const struct guest *client);      /* nothing in flight */
-void guest_read_all(struct guest *client);        /* reads every chunk once, judged like any read */
+void guest_quiesce(struct guest *client);    /* begins nothing new */
+bool guest_idle(const struct guest *client); /* nothing in flight */
+void guest_read_all(struct guest *client);   /* reads every chunk once, judged like any read */
 void guest_shard_lost(struct guest *client, uint32_t shard);
 void guest_failover(struct guest *client);
 uint64_t guest_volume(const struct guest *client);

@@ -29,7 +29,8 @@ static void keep(int node, const char *line)
     uint32_t at = node < 0 || node > SIM_NODES_MAX ? SIM_NODES_MAX + 1 : (uint32_t)node;
     struct ring *ring = &rings[at];
     char stamped[LINE_CHARS];
-    (void)snprintf(stamped, sizeof(stamped), "%11.6f node %d: %.200s", (double)world_now_ns(logged->world) / 1e9, node, line);
+    (void)snprintf(stamped, sizeof(stamped), "%11.6f node %d: %.200s", (double)world_now_ns(logged->world) / 1e9, node,
+                   line);
     memcpy(ring->lines[ring->count++ % RING_LINES], stamped, sizeof(stamped));
     if (logged->trace)
         fprintf(stderr, "%s\n", stamped);

@@ -248,8 +248,8 @@ static void first_message(struct link *link, void *owner, struct msg *msg)
     struct accepting *accepting = owner;
     struct life *life = accepting->life;
     struct hello hello;
-    if (msg->header.opcode != WIRE_HELLO || hello_decode(msg->body, msg->header.body_len, &hello) != 0 || !life->peers ||
-        life->stopping) {
+    if (msg->header.opcode != WIRE_HELLO || hello_decode(msg->body, msg->header.body_len, &hello) != 0 ||
+        !life->peers || life->stopping) {
         msg_free(msg);
         link_close(link);
         return;
@@ -292,22 +292,41 @@ static void make_rooms(struct life *life)
     const struct sim_node_config *config = &life->node->config;
     uint32_t id = (uint32_t)config->node;
     struct peers_config peers = {
-        .env = life->env, .transport = life->transport, .map = life->map, .node = id, .incarnation = life->incarnation,
-        .callbacks = {.request = peer_request, .peer_up = peer_up, .peer_down = peer_down, .source_lost = source_lost,
+        .env = life->env,
+        .transport = life->transport,
+        .map = life->map,
+        .node = id,
+        .incarnation = life->incarnation,
+        .callbacks = {.request = peer_request,
+                      .peer_up = peer_up,
+                      .peer_down = peer_down,
+                      .source_lost = source_lost,
                       .suspect = suspect},
         .arg = life,
     };
     life->peers = peers_create(&peers);
     struct replicas_config replicas = {
-        .env = life->env, .store = life->store, .peers = life->peers, .pool = life->pool, .map = life->map, .node = id,
-        .incarnation = life->incarnation, .sync_chunks_max = config->sync_chunks,
+        .env = life->env,
+        .store = life->store,
+        .peers = life->peers,
+        .pool = life->pool,
+        .map = life->map,
+        .node = id,
+        .incarnation = life->incarnation,
+        .sync_chunks_max = config->sync_chunks,
         .callbacks = {.propose = propose, .damage_found = damage_found},
         .arg = life,
     };
     life->replicas = replicas_create(&replicas);
     struct gateway_config gateway = {
-        .env = life->env, .peers = life->peers, .replicas = life->replicas, .pool = life->pool, .map = life->map,
-        .control = life->control, .node = id, .incarnation = life->incarnation,
+        .env = life->env,
+        .peers = life->peers,
+        .replicas = life->replicas,
+        .pool = life->pool,
+        .map = life->map,
+        .control = life->control,
+        .node = id,
+        .incarnation = life->incarnation,
     };
     life->gateway = gateway_create(&gateway);
     assert(life->peers && life->replicas && life->gateway);
@@ -335,9 +354,12 @@ static void receive_registered(struct bridge_to_data *b, uint64_t cluster_id, ui
     life->incarnation = incarnation;
     make_rooms(life);
     life->serving = true;
-    struct map_observer observer = {.node_changed = node_changed, .volume_changed = volume_changed,
-                                    .volume_removed = volume_removed, .shard_changed = shard_changed,
-                                    .reset = map_was_reset, .arg = life};
+    struct map_observer observer = {.node_changed = node_changed,
+                                    .volume_changed = volume_changed,
+                                    .volume_removed = volume_removed,
+                                    .shard_changed = shard_changed,
+                                    .reset = map_was_reset,
+                                    .arg = life};
     map_set_observer(life->map, &observer);
     map_was_reset(life);
     map_has_changed(life);
@@ -373,8 +395,12 @@ static void receive_nothing(struct bridge_to_data *b)
 }
 
 static const struct bridge_to_data_ops receiver_ops = {
-    .registered = receive_registered, .map_snapshot = receive_snapshot, .map_entry = receive_entry,
-    .lease = receive_lease, .stats_request = receive_nothing, .stop = receive_nothing,
+    .registered = receive_registered,
+    .map_snapshot = receive_snapshot,
+    .map_entry = receive_entry,
+    .lease = receive_lease,
+    .stats_request = receive_nothing,
+    .stop = receive_nothing,
 };
 
 /* A process that ends on its own: from a task, so that nobody's callback is on the stack. */
@@ -448,10 +474,19 @@ static void open_store(struct life *life)
     rc = kv_sim_open(node->kv, life->env, &kv);
     assert(rc == 0);
     struct store_config config = {
-        .env = life->env, .drive = drive, .kv = kv, .pool = life->pool, .arg = life,
-        .callbacks = {.opened = store_opened, .failed = store_has_failed, .damaged = store_found_damage,
+        .env = life->env,
+        .drive = drive,
+        .kv = kv,
+        .pool = life->pool,
+        .arg = life,
+        .callbacks = {.opened = store_opened,
+                      .failed = store_has_failed,
+                      .damaged = store_found_damage,
                       .space_changed = store_space},
-        .sums_cache_bytes = 4u << 20, .active_set_max = 64, .checkpoint_ns = ENV_MS(3000), .clean_idle_ns = ENV_MS(1000),
+        .sums_cache_bytes = 4u << 20,
+        .active_set_max = 64,
+        .checkpoint_ns = ENV_MS(3000),
+        .clean_idle_ns = ENV_MS(1000),
         .scrub_bytes_per_s = 8u << 20,
     };
     (void)snprintf(config.boot_id, sizeof(config.boot_id), "boot-%d-%u", node->config.node, node->boots);

@@ -33,9 +33,9 @@ struct sim_node *sim_node_create(const struct sim_node_config *config); /* forma
 void sim_node_destroy(struct sim_node *node);                           /* stopped or crashed; accepts NULL */
 void sim_node_start(struct sim_node *node);
 void sim_node_crash(struct sim_node *node, enum world_crash kind);
-void sim_node_stop(struct sim_node *node);           /* orderly; ends later: sim_node_running is false then */
-bool sim_node_running(const struct sim_node *node);  /* a process exists */
-bool sim_node_serving(const struct sim_node *node);  /* registered, and not stopping */
+void sim_node_stop(struct sim_node *node);                /* orderly; ends later: sim_node_running is false then */
+bool sim_node_running(const struct sim_node *node);       /* a process exists */
+bool sim_node_serving(const struct sim_node *node);       /* registered, and not stopping */
 bool sim_node_wants_restart(const struct sim_node *node); /* it ended on its own (deposed, store failed to open) */
 uint32_t sim_node_life(const struct sim_node *node);
 /* Of the current life: */
