@@ -78,6 +78,10 @@ static void heal_read_done(struct store_io *io, int rc)
         heal_done(ctx, rc);
         return;
     }
+    if (!op_may_run(ctx)) { /* the epoch changed while it read: again when the new one serves */
+        ctx->state = CTX_HELD;
+        return;
+    }
     ctx->started = true;
     write_send(ctx, false);
 }
