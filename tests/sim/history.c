@@ -23,6 +23,7 @@ struct write {
     uint64_t dead_at; /* reads that begin after it may not return this write */
     uint64_t killer;  /* id of the write that overwrote it; 0: zeros, which ones is unknown */
     bool durable;     /* FUA */
+    bool gone;        /* overwritten for good: no loss brings it back */
     bool lost;        /* acknowledged before a loss and not seen since: no flush proves that it is there */
 };
 
@@ -143,13 +144,11 @@ void history_write_durable(struct history *h, uint64_t at, uint64_t id)
     struct cell *c = cell_at(h, at);
     struct write *durable = find(c, id);
     uint64_t floor = durable ? durable->start : 0;
-    uint32_t out = 0;
     if (durable)
         durable->durable = true;
     for (uint32_t i = 0; i < c->count; i++)
-        if (c->writes[i].effect >= floor || c->writes[i].acked == HISTORY_NEVER)
-            c->writes[out++] = c->writes[i];
-    c->count = out;
+        if (c->writes[i].effect < floor && c->writes[i].acked != HISTORY_NEVER)
+            c->writes[i].gone = true;
 }
 
 void history_write_refused(struct history *h, uint64_t at, uint64_t id)
@@ -238,8 +237,8 @@ bool history_read(struct history *h, uint64_t at, uint64_t stamp, uint64_t start
     return true;
 }
 
-/* Deaths by a durable write last; what is left of them is forgotten. */
-static void settle(struct cell *c, uint64_t start)
+/* Deaths by a durable write last; what no running read can return any more is forgotten. */
+static void settle(struct cell *c, uint64_t start, uint64_t oldest_read)
 {
     uint32_t out = 0;
     uint64_t floor = 0; /* began last among those the flush covers */
@@ -247,17 +246,18 @@ static void settle(struct cell *c, uint64_t start)
         if (!c->writes[i].lost && c->writes[i].acked < start && c->writes[i].start > floor)
             floor = c->writes[i].start;
     for (uint32_t i = 0; i < c->count; i++) {
-        const struct write *w = &c->writes[i];
+        struct write *w = &c->writes[i];
         const struct write *killer = w->dead_at < start && w->killer ? find(c, w->killer) : NULL;
         bool gone = w->effect < floor || (killer && killer != w && !killer->lost && killer->acked < start);
-        if (gone && w->acked != HISTORY_NEVER)
+        w->gone = w->gone || (gone && w->acked != HISTORY_NEVER);
+        if (w->gone && w->dead_at < oldest_read)
             continue;
         c->writes[out++] = *w;
     }
     c->count = out;
 }
 
-void history_flushed(struct history *h, uint64_t start, uint64_t now)
+void history_flushed(struct history *h, uint64_t start, uint64_t oldest_read, uint64_t now)
 {
     uint64_t out = 0;
     assert(start <= now);
@@ -265,7 +265,7 @@ void history_flushed(struct history *h, uint64_t start, uint64_t now)
         h->flushed_ns = start;
     for (uint64_t i = 0; i < h->busy_count; i++) {
         struct cell *c = &h->cells[h->busy[i]];
-        settle(c, start);
+        settle(c, start, oldest_read);
         assert(c->count > 0);
         if (c->count > 1 || c->writes[0].acked == HISTORY_NEVER)
             h->busy[out++] = h->busy[i];
@@ -283,6 +283,8 @@ bool history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, u
         struct cell *c = &h->cells[at];
         for (uint32_t i = 0; i < c->count; i++) {
             struct write *w = &c->writes[i];
+            if (w->gone)
+                continue;
             w->dead_at = HISTORY_NEVER;
             dirty = dirty || (w->acked != HISTORY_NEVER && w->acked > h->flushed_ns && !w->durable && !w->lost);
             w->lost = w->acked != HISTORY_NEVER;

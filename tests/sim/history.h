@@ -33,8 +33,8 @@ void history_write_durable(struct history *h, uint64_t cell, uint64_t id);
 void history_write_refused(struct history *h, uint64_t cell, uint64_t id);
 /* A read of one cell that began at start and ended now returned stamp. False: violation. */
 bool history_read(struct history *h, uint64_t cell, uint64_t stamp, uint64_t start, uint64_t now);
-/* A flush that began at start was acknowledged now. */
-void history_flushed(struct history *h, uint64_t start, uint64_t now);
+/* A flush that began at start was acknowledged now. No read that still runs began before oldest_read. */
+void history_flushed(struct history *h, uint64_t start, uint64_t oldest_read, uint64_t now);
 /* Unflushed writes to these cells may be gone, and the client must be told so (R13). True: acknowledged ones were among them. */
 bool history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, uint64_t now);
 uint64_t history_violations(const struct history *h);

@@ -92,7 +92,11 @@ static void judge_flush(struct slot *slot)
     struct guest *g = slot->guest;
     if (g->lost_dirty && slot->start_ns > g->sim->lost_at_ns)
         sim_fail(g->sim, "volume %" PRIu64 ": a flush succeeded over lost data (R13)", g->volume);
-    history_flushed(g->history, slot->start_ns, world_now_ns(world_of(g)));
+    uint64_t oldest_read = UINT64_MAX;
+    for (uint32_t i = 0; i < g->slot_count; i++)
+        if (g->slots[i].busy && g->slots[i].kind == KIND_READ && g->slots[i].start_ns < oldest_read)
+            oldest_read = g->slots[i].start_ns;
+    history_flushed(g->history, slot->start_ns, oldest_read, world_now_ns(world_of(g)));
 }
 
 void slot_ended(struct slot *slot, int rc, const uint8_t *data, uint64_t begun_ns, int node)
