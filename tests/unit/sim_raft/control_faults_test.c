@@ -31,7 +31,8 @@ const char *__lsan_default_suppressions(void)
 static uint64_t first_seed = 1, seed_count = 3;
 
 struct totals {
-    uint64_t faults, requests, answers, sessions, entries, leaders, deposed, log_failed, compared, leases;
+    uint64_t faults, requests, answers, sessions, entries, leaders, deposed, log_failed, compared, leases,
+        leader_ms_max, converged_ms_max;
 };
 
 static void mix_crashes(struct rig_config *config)
@@ -114,9 +115,35 @@ static uint64_t run_seed(uint64_t seed, void (*mix)(struct rig_config *config), 
     totals->log_failed += stats.log_failed;
     totals->compared += stats.compared;
     totals->leases += stats.leases;
+    uint64_t leader_ms = rig->leader_ns / 1000000, converged_ms = rig->converged_ns / 1000000;
+    totals->leader_ms_max = leader_ms > totals->leader_ms_max ? leader_ms : totals->leader_ms_max;
+    totals->converged_ms_max = converged_ms > totals->converged_ms_max ? converged_ms : totals->converged_ms_max;
     rig_destroy(rig);
     assert_true(consensus_heap_used() >= heap && consensus_heap_used() - heap <= stats.installs_cut * LEAKED_BYTES);
     return hash;
+}
+
+static void print_totals(const struct totals *t)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } all[] = {{"faults", t->faults},
+               {"requests", t->requests},
+               {"answered", t->answers},
+               {"sessions", t->sessions},
+               {"entries", t->entries},
+               {"leaders", t->leaders},
+               {"deposed", t->deposed},
+               {"logs failed", t->log_failed},
+               {"maps compared", t->compared},
+               {"leases", t->leases},
+               {"leader ms max", t->leader_ms_max},
+               {"converged ms max", t->converged_ms_max}};
+    printf("%llu seeds:", (unsigned long long)seed_count);
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        printf(" %s %llu", all[i].name, (unsigned long long)all[i].value);
+    printf("\n");
 }
 
 static void run_seeds(void (*mix)(struct rig_config *config))
@@ -125,13 +152,7 @@ static void run_seeds(void (*mix)(struct rig_config *config))
     for (uint64_t i = 0; i < seed_count; i++)
         (void)run_seed(first_seed + i, mix, &totals);
     assert_true(totals.faults > 0 && totals.answers > 0 && totals.sessions > 0 && totals.compared > 0);
-    printf(
-        "%llu seeds: faults %llu, requests %llu answered %llu, sessions %llu, entries %llu, leaders %llu, deposed %llu, "
-        "logs failed %llu, maps compared %llu, leases %llu\n",
-        (unsigned long long)seed_count, (unsigned long long)totals.faults, (unsigned long long)totals.requests,
-        (unsigned long long)totals.answers, (unsigned long long)totals.sessions, (unsigned long long)totals.entries,
-        (unsigned long long)totals.leaders, (unsigned long long)totals.deposed, (unsigned long long)totals.log_failed,
-        (unsigned long long)totals.compared, (unsigned long long)totals.leases);
+    print_totals(&totals);
 }
 
 /* Goal of each: no rule is broken while the faults last, and the cluster converges after them. Method: control_sim_check. */

@@ -499,10 +499,13 @@ uint64_t rig_run(const struct rig_config *config, uint64_t safety_ns, uint64_t l
     world_run(rig->world, safety_ns);
     rig_faults(rig, false);
     rig_work(rig, false);
-    if (!world_run_until(rig->world, rig_has_leader, rig, liveness_ns))
-        rig_fail(rig, "no leader %llu ms after the faults ended", (unsigned long long)liveness_ns / 1000000);
+    uint64_t calm_ns = world_now_ns(rig->world);
+    if (!world_run_until(rig->world, rig_has_leader, rig, liveness_ns / 4))
+        rig_fail(rig, "no leader %llu ms after the faults ended", (unsigned long long)liveness_ns / 4000000);
+    rig->leader_ns = world_now_ns(rig->world) - calm_ns;
     if (!world_run_until(rig->world, rig_converged, rig, liveness_ns))
         rig_fail(rig, "no convergence %llu ms after the faults ended", (unsigned long long)liveness_ns / 1000000);
+    rig->converged_ns = world_now_ns(rig->world) - calm_ns;
     *ret_rig = rig;
     return world_trace_hash(rig->world);
 }

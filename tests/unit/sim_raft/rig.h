@@ -55,7 +55,7 @@ struct rig {
     uint64_t failures;
     char first_failure[256];
     uint64_t requests, answers, sessions, faults;
-    uint64_t session_opens[RIG_VOLUMES];
+    uint64_t leader_ns, converged_ns; /* after the faults ended */
 };
 
 void rig_log_start(
@@ -71,7 +71,7 @@ void rig_faults(struct rig *rig, bool on); /* off: all is healed, every node is 
 void rig_work(struct rig *rig, bool on);
 bool rig_converged(void *rig); /* a leader; every node up, registered, with the newest map */
 bool rig_has_leader(void *rig);
-/* Runs seed: safety with faults, then liveness; the trace hash. */
+/* Runs seed: safety with faults, then liveness (a leader within a quarter of it); the trace hash. */
 uint64_t rig_run(const struct rig_config *config, uint64_t safety_ns, uint64_t liveness_ns, struct rig **ret_rig);
 
 /* stub.c */
