@@ -25,6 +25,8 @@
  *  - Probation (C2): RequestVote is dropped in both directions.
  *  - A leader that lost a connection starts again behind what it knows of us, perhaps before our snapshot. libraft takes
  *    entries that it has dropped since for new ones and appends them at the end of its log: they are skipped here (C6).
+ *  - Two voters, one with the longer log and one with the newer term, refuse each other's pre-votes for ever, since neither
+ *    learns the other's term from that. A refusal tells it.
  *  - A follower whose log write ends after it lost its leader answers it all the same: to nobody. Dropped here.
  *  - A follower of libraft answers every heartbeat with the end of its log, though only what the leader sent was compared:
  *    the uncommitted tail of a former leader would count as a copy of other entries. Answers are clamped to what was (C7).
@@ -178,6 +180,17 @@ static int send_append_result(struct consensus *c, struct raft_io_send *req, con
     return pass_error(c, c->inner->send(c->inner, req, &copy, cb));
 }
 
+/* A refused pre-vote of an older term is answered with that term: with ours, the candidate learns how far behind it is. */
+static int send_vote_result(struct consensus *c, struct raft_io_send *req, const struct raft_message *message,
+                            raft_io_send_cb cb)
+{
+    struct raft_message copy = *message;
+    assert(message->type == RAFT_IO_REQUEST_VOTE_RESULT);
+    if (!copy.request_vote_result.vote_granted && copy.request_vote_result.term < c->raft.current_term)
+        copy.request_vote_result.term = c->raft.current_term;
+    return pass_error(c, c->inner->send(c->inner, req, &copy, cb));
+}
+
 static int outer_send(struct raft_io *io, struct raft_io_send *req, const struct raft_message *message,
                       raft_io_send_cb cb)
 {
@@ -194,6 +207,8 @@ static int outer_send(struct raft_io *io, struct raft_io_send *req, const struct
     }
     if (message->type == RAFT_IO_APPEND_ENTRIES_RESULT)
         return send_append_result(c, req, message, cb);
+    if (message->type == RAFT_IO_REQUEST_VOTE_RESULT)
+        return send_vote_result(c, req, message, cb);
     return pass_error(c, c->inner->send(c->inner, req, message, cb));
 }
 
