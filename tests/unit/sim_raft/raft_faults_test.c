@@ -62,6 +62,8 @@ struct bench {
     struct voter v[VOTERS_MAX + 1];
     struct world_event fault, heal;
     bool faulty, working;
+    bool wipes; /* crashes may cost a voter its disk, one voter at a time */
+    uint64_t wiped;
     uint64_t next_value, newest;
     uint64_t *values, *hashes; /* by version, as first applied */
     uint64_t failures, acked, unknown, restarts, failed_logs;
@@ -258,6 +260,31 @@ static void start(struct world_event *event)
 
 /* ---- faults ---- */
 
+static bool all_trusted(const struct bench *b)
+{
+    for (int i = 1; i <= b->voters; i++) {
+        struct consensus_stats stats;
+        if (!b->v[i].raft)
+            return false;
+        consensus_stats_get(raft_sim_consensus(b->v[i].raft), &stats);
+        if (stats.on_probation)
+            return false;
+    }
+    return true;
+}
+
+/* The operator replaces a voter's disk: only while every other voter is up and has its own (raft-notes, "A voter without"). */
+static void wipe(struct voter *v)
+{
+    struct bench *b = v->bench;
+    if (!all_trusted(b))
+        return;
+    crash(v, WORLD_CRASH_POWER);
+    raft_sim_disk_wipe(v->disk);
+    v->voted = false;
+    b->wiped++;
+}
+
 static void heal(struct world_event *event)
 {
     struct bench *b = list_entry(event, struct bench, heal);
@@ -273,7 +300,7 @@ static void fault(struct world_event *event)
     struct bench *b = list_entry(event, struct bench, fault);
     int a = 1 + (int)below(b, (uint64_t)b->voters), other = 1 + (int)below(b, (uint64_t)b->voters);
     struct voter *v = &b->v[a];
-    uint64_t kind = below(b, 8);
+    uint64_t kind = below(b, b->wipes ? 9 : 8);
     log_info("fault %llu a=%d other=%d", (unsigned long long)kind, a, other);
     switch (kind) {
     case 0: crash(v, WORLD_CRASH_PROCESS); break;
@@ -288,6 +315,7 @@ static void fault(struct world_event *event)
         if (v->raft)
             world_node_pause(b->world, a, true);
         break;
+    case 8: wipe(v); break;
     case 6: b->disk.slow_permille = below(b, 2) ? 400 : 0; /* fall through */
     default: b->disk.slow_max_ns = below(b, ENV_MS(3000)); raft_sim_disk_faults(v->disk, &b->disk);
     }
@@ -364,11 +392,12 @@ static uint64_t bench_close(struct bench *b)
     return cut;
 }
 
-static uint64_t run_seed(uint64_t seed, const struct raft_sim_faults *disk, uint64_t sums[5])
+static uint64_t run_seed(uint64_t seed, const struct raft_sim_faults *disk, bool wipes, uint64_t sums[6])
 {
     struct bench b;
     size_t heap = consensus_heap_used();
     bench_open(&b, seed, disk);
+    b.wipes = wipes;
     world_run(b.world, ENV_MS(20000));
     bench_calm(&b);
     if (!world_run_until(b.world, level, &b, ENV_MS(20000)))
@@ -381,20 +410,24 @@ static uint64_t run_seed(uint64_t seed, const struct raft_sim_faults *disk, uint
     sums[2] += b.unknown;
     sums[3] += b.restarts;
     sums[4] += b.failed_logs;
+    sums[5] += b.wiped;
     uint64_t cut = bench_close(&b);
     assert_true(consensus_heap_used() - heap <= cut * LEAKED_BYTES);
     return hash;
 }
 
-static void run_seeds(const struct raft_sim_faults *disk)
+static void run_seeds(const struct raft_sim_faults *disk, bool wipes)
 {
-    uint64_t sums[5] = {0};
+    uint64_t sums[6] = {0};
     for (uint64_t i = 0; i < seed_count; i++)
-        (void)run_seed(first_seed + i, disk, sums);
+        (void)run_seed(first_seed + i, disk, wipes, sums);
     assert_true(sums[1] > 0 && sums[2] > 0 && sums[3] > 0);
-    printf("%llu seeds: entries %llu, acknowledged %llu, unknown %llu, restarts %llu, logs failed %llu\n",
-           (unsigned long long)seed_count, (unsigned long long)sums[0], (unsigned long long)sums[1],
-           (unsigned long long)sums[2], (unsigned long long)sums[3], (unsigned long long)sums[4]);
+    printf(
+        "%llu seeds: entries %llu, acknowledged %llu, unknown %llu, restarts %llu, logs failed %llu, disks lost %llu\n",
+        (unsigned long long)seed_count, (unsigned long long)sums[0], (unsigned long long)sums[1],
+        (unsigned long long)sums[2], (unsigned long long)sums[3], (unsigned long long)sums[4],
+        (unsigned long long)sums[5]);
+    assert_true((sums[5] > 0) == wipes);
 }
 
 /* Goal: no committed entry is lost or changed, with disks that are slow now and then. */
@@ -402,7 +435,7 @@ static void nothing_is_lost(void **state)
 {
     (void)state;
     struct raft_sim_faults disk = {0};
-    run_seeds(&disk);
+    run_seeds(&disk, /* wipes= */ false);
 }
 
 /* Goal: the same with writes that fail: the voter dies and comes back with what its disk has. */
@@ -410,7 +443,15 @@ static void nothing_is_lost_by_failing_disks(void **state)
 {
     (void)state;
     struct raft_sim_faults disk = {.error_per_million = 1500, .write_max_ns = ENV_MS(5)};
-    run_seeds(&disk);
+    run_seeds(&disk, /* wipes= */ false);
+}
+
+/* Goal: the same when voters lose their disks, one after the other, and are told to start empty (C2). */
+static void nothing_is_lost_by_lost_disks(void **state)
+{
+    (void)state;
+    struct raft_sim_faults disk = {0};
+    run_seeds(&disk, /* wipes= */ true);
 }
 
 /* Goal: one seed, one trace. */
@@ -418,10 +459,10 @@ static void same_seed_same_trace(void **state)
 {
     (void)state;
     struct raft_sim_faults disk = {.error_per_million = 500};
-    uint64_t sums[5] = {0};
-    uint64_t once = run_seed(first_seed, &disk, sums);
-    assert_true(once == run_seed(first_seed, &disk, sums));
-    assert_true(once != run_seed(first_seed + 1, &disk, sums));
+    uint64_t sums[6] = {0};
+    uint64_t once = run_seed(first_seed, &disk, false, sums);
+    assert_true(once == run_seed(first_seed, &disk, false, sums));
+    assert_true(once != run_seed(first_seed + 1, &disk, false, sums));
 }
 
 int main(int argc, char **argv)
@@ -429,6 +470,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_is_lost),
         cmocka_unit_test(nothing_is_lost_by_failing_disks),
+        cmocka_unit_test(nothing_is_lost_by_lost_disks),
         cmocka_unit_test(same_seed_same_trace),
     };
     const char *trace = getenv("ASHLAR_SIM_TRACE");
