@@ -39,6 +39,9 @@ struct fake {
     struct raft_io_append *writes[WRITES_MAX];
     unsigned sent_count;
     unsigned short sent[SENT_MAX]; /* types */
+    struct raft_message last_sent; /* its pointers are dead */
+    bool with_snapshot;            /* load() returns one of index 5, and nothing before it */
+    raft_term failing_term;        /* set_term() fails from this one on */
     uint64_t applied;
     unsigned proposals_done;
     int proposal_rc;
@@ -68,6 +71,26 @@ static void load_entry(struct raft_entry *entry, unsigned short type, struct raf
     entry->batch = buf.base;
 }
 
+/* Of version 3, after entries 1 (configuration) to 5, the last of term 1. */
+static struct raft_snapshot *make_snapshot(void)
+{
+    const uint64_t frame[4] = {UINT64_C(0x3150414e53485341), 3, 0, 0}; /* consensus_fsm.c */
+    struct raft_snapshot *snapshot = raft_calloc(1, sizeof(*snapshot));
+    assert_non_null(snapshot);
+    *snapshot = (struct raft_snapshot){.index = 5, .term = 1, .configuration_index = 1, .n_bufs = 1};
+    raft_configuration_init(&snapshot->configuration);
+    assert_int_equal(raft_configuration_add(&snapshot->configuration, 1, "voter-1", RAFT_VOTER), 0);
+    assert_int_equal(raft_configuration_add(&snapshot->configuration, 2, "voter-2", RAFT_VOTER), 0);
+    assert_int_equal(raft_configuration_add(&snapshot->configuration, 3, "voter-3", RAFT_VOTER), 0);
+    snapshot->bufs = raft_malloc(sizeof(*snapshot->bufs));
+    assert_non_null(snapshot->bufs);
+    snapshot->bufs[0].base = raft_malloc(sizeof(frame));
+    snapshot->bufs[0].len = sizeof(frame);
+    assert_non_null(snapshot->bufs[0].base);
+    memcpy(snapshot->bufs[0].base, frame, sizeof(frame));
+    return snapshot;
+}
+
 static int fake_load(struct raft_io *io, raft_term *term, raft_id *voted_for, struct raft_snapshot **snapshot,
                      raft_index *start_index, struct raft_entry *entries[], size_t *n_entries)
 {
@@ -77,6 +100,13 @@ static int fake_load(struct raft_io *io, raft_term *term, raft_id *voted_for, st
     *term = fake->term;
     *voted_for = 0;
     *snapshot = NULL;
+    if (fake->with_snapshot) {
+        *snapshot = make_snapshot();
+        *start_index = 6;
+        *entries = NULL;
+        *n_entries = 0;
+        return 0;
+    }
     *start_index = 1;
     *n_entries = fake->with_old_entry ? 2 : 1;
     *entries = raft_calloc(*n_entries, sizeof(**entries));
@@ -113,7 +143,10 @@ static int fake_bootstrap(struct raft_io *io, const struct raft_configuration *c
 
 static int fake_set_term(struct raft_io *io, raft_term term)
 {
-    ((struct fake *)io->impl)->term = term;
+    struct fake *fake = io->impl;
+    if (fake->failing_term != 0 && term >= fake->failing_term)
+        return RAFT_IOERR;
+    fake->term = term;
     return 0;
 }
 
@@ -130,6 +163,7 @@ static int fake_send(struct raft_io *io, struct raft_io_send *req, const struct 
     struct fake *fake = io->impl;
     assert_true(fake->sent_count < SENT_MAX);
     fake->sent[fake->sent_count++] = message->type;
+    fake->last_sent = *message;
     (void)req;
     (void)cb;
     return RAFT_NOCONNECTION; /* synchronous refusal: nothing to remember */
@@ -176,11 +210,13 @@ static int on_snapshot(void *arg, void **ret_bytes, size_t *ret_len)
 
 static int on_restore(void *arg, const void *bytes, size_t len, uint64_t version)
 {
-    (void)arg;
+    struct fake *fake = arg;
     (void)bytes;
-    (void)len;
-    (void)version;
-    return -EINVAL;
+    if (!fake->with_snapshot)
+        return -EINVAL;
+    assert_int_equal(len, 0);
+    fake->applied = version;
+    return 0;
 }
 
 static void on_released(void *arg, consensus_close_fn cb, void *cb_arg)
@@ -433,6 +469,120 @@ static void probation_step_by_step(void **state)
     fake_teardown(&fake);
 }
 
+/* Goal: (C7). Entry 2 is an uncommitted one of an older leader. A heartbeat that speaks of entry 1 compares nothing else. */
+static void heartbeat_acknowledges_only_what_it_compared(void **state)
+{
+    struct fake fake;
+    (void)state;
+    fake_setup(&fake, true);
+    assert_int_equal(consensus_core_start(fake.c), 0);
+    receive(&fake, append_message(2, 1, 0));
+    assert_int_equal(fake.last_sent.type, RAFT_IO_APPEND_ENTRIES_RESULT);
+    assert_int_equal(fake.last_sent.append_entries_result.rejected, 0);
+    assert_int_equal(fake.last_sent.append_entries_result.last_log_index, 1);
+    receive(&fake, append_message(2, 2, 0)); /* this one names it, and its term */
+    assert_int_equal(fake.last_sent.append_entries_result.last_log_index, 2);
+    receive(&fake, append_message(3, 1, 0)); /* a new leader, a new comparison */
+    assert_int_equal(fake.last_sent.append_entries_result.last_log_index, 1);
+    fake_teardown(&fake);
+}
+
+/* Goal: (C6). Our log begins at 6. A leader that starts again at entry 1 sends 1 to 4, then 1 to 7: only 6 and 7 are new. */
+static void entries_below_the_snapshot_are_skipped(void **state)
+{
+    struct fake fake;
+    (void)state;
+    fake_setup(&fake, false);
+    fake.with_snapshot = true;
+    assert_int_equal(consensus_core_start(fake.c), 0);
+    assert_int_equal(fake.applied, 3);
+    assert_int_equal(raft_last_index(&fake.c->raft), 5);
+    struct raft_message message = append_message(2, 0, 4);
+    message.append_entries.prev_log_term = 0;
+    receive(&fake, message);
+    assert_int_equal(raft_last_index(&fake.c->raft), 5);
+    assert_int_equal(fake.writes_count, 0);
+    assert_int_equal(fake.last_sent.append_entries_result.rejected, 0);
+    assert_int_equal(fake.last_sent.append_entries_result.last_log_index, 5);
+    message = append_message(2, 0, 7);
+    message.append_entries.prev_log_term = 0;
+    receive(&fake, message);
+    assert_int_equal(raft_last_index(&fake.c->raft), 7);
+    assert_int_equal(fake.writes_count, 1);
+    finish_write(&fake);
+    assert_int_equal(fake.last_sent.append_entries_result.last_log_index, 7);
+    fake_teardown(&fake);
+}
+
+/* Goal: a refused pre-vote of an older term says what our term is. */
+static void refused_pre_vote_tells_the_term(void **state)
+{
+    struct fake fake;
+    struct raft_message message = {.type = RAFT_IO_REQUEST_VOTE};
+    (void)state;
+    fake_setup(&fake, true);
+    assert_int_equal(consensus_core_start(fake.c), 0);
+    receive(&fake, append_message(9, 1, 0));
+    advance(&fake, 3 * CONSENSUS_ELECTION_TIMEOUT_MS); /* that leader is forgotten */
+    message.request_vote.term = 6;
+    message.request_vote.candidate_id = 2;
+    message.request_vote.last_log_index = 7;
+    message.request_vote.last_log_term = 1;
+    message.request_vote.pre_vote = true;
+    receive(&fake, message);
+    assert_int_equal(fake.last_sent.type, RAFT_IO_REQUEST_VOTE_RESULT);
+    assert_false(fake.last_sent.request_vote_result.vote_granted);
+    assert_int_equal(fake.last_sent.request_vote_result.term, 9);
+    fake_teardown(&fake);
+}
+
+/* Goal: a log write that ends when the leader is forgotten is answered to nobody. */
+static void answer_to_nobody_is_not_sent(void **state)
+{
+    struct fake fake;
+    (void)state;
+    fake_setup(&fake, true);
+    assert_int_equal(consensus_core_start(fake.c), 0);
+    receive(&fake, append_message(2, 2, 1));
+    advance(&fake, 3 * CONSENSUS_ELECTION_TIMEOUT_MS);
+    assert_int_equal(fake.c->raft.state, RAFT_CANDIDATE);
+    struct raft_message message = {
+        .type = RAFT_IO_REQUEST_VOTE}; /* somebody else stands: a follower again, without a leader */
+    message.request_vote.term = 3;
+    message.request_vote.candidate_id = 2;
+    message.request_vote.last_log_index = 1;
+    message.request_vote.last_log_term = 1;
+    receive(&fake, message);
+    assert_int_equal(fake.c->raft.state, RAFT_FOLLOWER);
+    unsigned sent = fake.sent_count;
+    finish_write(&fake);
+    for (unsigned i = sent; i < fake.sent_count; i++)
+        assert_int_not_equal(fake.sent[i], RAFT_IO_APPEND_ENTRIES_RESULT);
+    fake_teardown(&fake);
+}
+
+/* Goal: (C3). A voter that is told to stand and cannot write its term dies in order, and writes no vote. */
+static void failed_term_write_of_a_candidate_is_survived(void **state)
+{
+    struct fake fake;
+    struct raft_message message = {.type = RAFT_IO_TIMEOUT_NOW};
+    (void)state;
+    fake_setup(&fake, true);
+    assert_int_equal(consensus_core_start(fake.c), 0);
+    receive(&fake, append_message(2, 2, 0));
+    fake.failing_term = 3;
+    message.timeout_now.term = 2;
+    message.timeout_now.last_log_index = 2;
+    message.timeout_now.last_log_term = 1;
+    unsigned sent = fake.sent_count;
+    receive(&fake, message);
+    assert_int_equal(fake.c->failed_rc, -EIO);
+    assert_int_equal(fake.term, 2);
+    advance(&fake, 3 * CONSENSUS_ELECTION_TIMEOUT_MS);
+    assert_int_equal(fake.sent_count, sent);
+    fake_teardown(&fake);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -440,6 +590,11 @@ int main(void)
         cmocka_unit_test(cancelled_writes_at_close_are_survived),
         cmocka_unit_test(nothing_passes_after_a_failure),
         cmocka_unit_test(probation_step_by_step),
+        cmocka_unit_test(heartbeat_acknowledges_only_what_it_compared),
+        cmocka_unit_test(entries_below_the_snapshot_are_skipped),
+        cmocka_unit_test(refused_pre_vote_tells_the_term),
+        cmocka_unit_test(answer_to_nobody_is_not_sent),
+        cmocka_unit_test(failed_term_write_of_a_candidate_is_survived),
     };
     return cmocka_run_group_tests_name("consensus_io", tests, NULL, NULL);
 }
