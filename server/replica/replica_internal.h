@@ -401,7 +401,7 @@ void sync_tick(struct replica *rep);
 void sync_step_all(struct replica *rep);
 void sync_start_drained(struct drain_wait *wait);
 bool sync_is_target(const struct replica *rep, uint32_t node, bool *ret_joining);
-void sync_forward_failed(struct replica *rep, uint32_t node, uint64_t offset, uint64_t length);
+void sync_forward_failed(struct replica *rep, uint32_t node, uint64_t offset, uint64_t length, int rc);
 void sync_peer_down(struct replica *rep, uint32_t node);
 bool sync_withholds_ack(const struct replica *rep);
 uint32_t sync_infos(const struct replica *rep, struct replica_sync_info *ret_infos, uint32_t max);

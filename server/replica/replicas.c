@@ -612,7 +612,7 @@ void replicas_source_lost(struct replicas *r, const struct peer_source *source)
             if (!ctx->op || ctx->started || ctx->op->source.node != source->node ||
                 ctx->op->source.connection != source->connection)
                 continue;
-            op_finish(ctx, -ECANCELED);
+            op_abort(ctx, -ECANCELED); /* a read may be with the drive */
             tmp = rep->ops.next; /* the list may have changed: start over */
         }
     }

@@ -261,14 +261,15 @@ bool sync_is_target(const struct replica *rep, uint32_t node, bool *ret_joining)
     return true;
 }
 
-void sync_forward_failed(struct replica *rep, uint32_t node, uint64_t offset, uint64_t length)
+void sync_forward_failed(struct replica *rep, uint32_t node, uint64_t offset, uint64_t length, int rc)
 {
     assert(node <= MAP_NODES_MAX);
     replica_assert(rep);
     struct sync *s = sync_find(rep, node);
     if (!s || s->state == SYNC_WAITING)
         return;
-    if (s->state == SYNC_STARTING) { /* no list to put it on yet */
+    /* no list to put it on yet; or no space there: again after a while, from the beginning */
+    if (s->state == SYNC_STARTING || (rc == -ENOSPC && s->state == SYNC_COPYING)) {
         sync_restart(s);
         return;
     }

@@ -132,7 +132,7 @@ void op_write_start(struct op_ctx *ctx)
 
 static void send_to(struct op_ctx *ctx, struct target *target, uint32_t extra_flags);
 
-static void forward_failed(struct op_ctx *ctx, struct target *target)
+static void forward_failed(struct op_ctx *ctx, struct target *target, int rc)
 {
     ctx_assert(ctx);
     target_assert(target);
@@ -140,7 +140,7 @@ static void forward_failed(struct op_ctx *ctx, struct target *target)
     target->counted = ctx->kind == CTX_COPY; /* a joiner that fails falls back to syncing: its answer counts no more */
     if (ctx->kind == CTX_COPY)
         target->state = TARGET_REFUSED;
-    sync_forward_failed(ctx->replica, target->node, ctx->offset, ctx->length);
+    sync_forward_failed(ctx->replica, target->node, ctx->offset, ctx->length, rc);
 }
 
 static bool in_sync_member(const struct replica *rep, uint32_t node)
@@ -194,7 +194,7 @@ static void target_answered(struct peer_request *req, int rc)
     else if (ctx->dead)
         target->state = TARGET_IDLE;
     if (rc != 0 && !in_sync_member(rep, target->node))
-        forward_failed(ctx, target);
+        forward_failed(ctx, target, rc);
     else if (rc != 0 && !ctx->dead)
         target_failed(ctx, target, rc);
     if (ctx->dead) {
@@ -218,7 +218,7 @@ static void send_to(struct op_ctx *ctx, struct target *target, uint32_t extra_fl
             target->state = TARGET_LOST;
             member_unreachable(rep, target->node);
         } else {
-            forward_failed(ctx, target);
+            forward_failed(ctx, target, -ENOTCONN);
         }
         return;
     }
@@ -494,6 +494,11 @@ void write_check_done(struct op_ctx *ctx)
         return;
     if (wants_resend(ctx) && !awaits_answers(ctx)) {
         write_send(ctx, false); /* I9: the same content to all, no session: the range lock is still held */
+        return;
+    }
+    if (ctx->kind == CTX_COPY && ctx->targets[0].state == TARGET_REFUSED) {
+        op_abort(ctx, -EAGAIN); /* the sync has it on its list again; nobody else may wait for this lock */
+        write_commit_advance(rep);
         return;
     }
     if (!all_answered(ctx))
