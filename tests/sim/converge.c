@@ -162,6 +162,39 @@ static void compare_volume(void *arg, const struct map_volume *v)
     free(two);
 }
 
+/* Rot that nobody has read yet is found by scrubbing: two passes of every node. */
+struct scrubbed {
+    struct sim *sim;
+    uint64_t passes[SIM_NODES_MAX + 1];
+};
+
+static bool all_scrubbed(void *arg)
+{
+    const struct scrubbed *s = arg;
+    for (int i = 1; i <= s->sim->node_count; i++) {
+        struct store_stats stats;
+        if (!sim_node_serving(s->sim->nodes[i]))
+            return false;
+        store_stats(sim_node_store(s->sim->nodes[i]), &stats);
+        if (stats.scrub_passes < s->passes[i] + 2)
+            return false;
+    }
+    return true;
+}
+
+void converge_scrub(struct sim *sim)
+{
+    struct scrubbed s = {.sim = sim};
+    for (int i = 1; i <= sim->node_count; i++) {
+        struct store_stats stats;
+        store_stats(sim_node_store(sim->nodes[i]), &stats);
+        s.passes[i] = stats.scrub_passes;
+    }
+    if (!world_run_until(sim->world, all_scrubbed, &s, ENV_MS(300000)))
+        sim_fail(sim, "scrubbing does not end");
+    world_run(sim->world, ENV_MS(2000)); /* repairs */
+}
+
 void converge_compare(struct sim *sim)
 {
     map_each_volume(plane_map(sim->plane), compare_volume, sim);

@@ -150,6 +150,8 @@ static void liveness(struct sim *sim)
             guest_print(sim->guests[i]);
         return;
     }
+    if (sim->scenario.rot_per_min)
+        converge_scrub(sim);
     converge_compare(sim);
 }
 
