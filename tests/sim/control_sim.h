@@ -86,6 +86,7 @@ struct control_sim_stats {
     uint64_t leaders;      /* times a core began to lead */
     uint64_t deposed;      /* cores declared down while alive */
     uint64_t log_failed;   /* logs that ended because of their disk */
+    uint64_t repeated;     /* entries whose request had been applied before */
     uint64_t compared;     /* comparisons of map hashes */
     uint64_t leases;       /* given to data sides */
     uint64_t grants;       /* sessions granted */

@@ -146,7 +146,10 @@ static void define(struct control_sim *sim, uint64_t version, const void *bytes,
         sim->entries = realloc(sim->entries, sim->entry_capacity * sizeof(*sim->entries));
         assert(sim->entries && version < sim->entry_capacity && version < VERSIONS_MAX);
     }
+    uint64_t changes = sim->map_changes;
+    struct map_result known;
     bool decoded = map_entry_decode(bytes, len, &entry) == 0;
+    bool again = decoded && map_request_result(sim->map, entry.request, &known);
     if (decoded && entry.kind == MAP_ENTRY_NODE_REGISTER) {
         const struct map_node *node = map_node_by_id(sim->map, entry.node);
         before = node ? node->incarnation : 0;
@@ -159,8 +162,12 @@ static void define(struct control_sim *sim, uint64_t version, const void *bytes,
     if (sim->config.shard_changed)
         map_each_volume(sim->map, copy_shards, &shards);
     map_apply(sim->map, version, bytes, len, &result);
-    if (decoded && entry.kind == MAP_ENTRY_NODE_REGISTER)
+    if (decoded && entry.kind == MAP_ENTRY_NODE_REGISTER && !again)
         judge_registration(sim, &entry, &result, before);
+    if (again && (sim->map_changes != changes || result.rc != known.rc || result.value != known.value))
+        check_broken(sim, "version %llu is a request that was applied before, and did something again",
+                     (unsigned long long)version);
+    sim->stats.repeated += again;
     if (decoded)
         map_entry_free(&entry);
     struct control_sim_entry *kept = &sim->entries[version];
@@ -287,10 +294,44 @@ static void look(struct world_event *event)
     world_schedule(sim->world, &sim->look, WORLD_NOBODY, LOOK_NS, look);
 }
 
+static void node_changed(void *arg, const struct map_node *node)
+{
+    struct control_sim *sim = arg;
+    assert(node);
+    sim->map_changes++;
+}
+
+static void volume_changed(void *arg, const struct map_volume *volume)
+{
+    struct control_sim *sim = arg;
+    assert(volume);
+    sim->map_changes++;
+}
+
+static void volume_removed(void *arg, uint64_t volume)
+{
+    struct control_sim *sim = arg;
+    assert(volume);
+    sim->map_changes++;
+}
+
+static void shard_changed(void *arg, const struct map_volume *volume, const struct map_shard *shard)
+{
+    struct control_sim *sim = arg;
+    assert(volume && shard);
+    sim->map_changes++;
+}
+
 void check_open(struct control_sim *sim)
 {
+    struct map_observer observer = {.node_changed = node_changed,
+                                    .volume_changed = volume_changed,
+                                    .volume_removed = volume_removed,
+                                    .shard_changed = shard_changed,
+                                    .arg = sim};
     sim->map = map_create();
     assert(sim->map);
+    map_set_observer(sim->map, &observer);
     world_schedule(sim->world, &sim->look, WORLD_NOBODY, LOOK_NS, look);
 }
 

@@ -59,6 +59,7 @@ struct control_sim {
     struct control_sim_node nodes[WORLD_NODES_MAX]; /* by world node, from 1 */
     struct world_watcher watcher;
     struct world_event look;
+    uint64_t map_changes;
     struct map *map;                   /* of the entries as first applied */
     struct control_sim_entry *entries; /* by version */
     uint64_t entry_capacity;

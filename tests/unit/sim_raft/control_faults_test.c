@@ -31,7 +31,7 @@ const char *__lsan_default_suppressions(void)
 static uint64_t first_seed = 1, seed_count = 3;
 
 struct totals {
-    uint64_t faults, requests, answers, sessions, entries, leaders, deposed, log_failed, compared, leases,
+    uint64_t faults, requests, answers, sessions, entries, leaders, deposed, log_failed, compared, leases, repeated,
         leader_ms_max, converged_ms_max;
 };
 
@@ -115,6 +115,7 @@ static uint64_t run_seed(uint64_t seed, void (*mix)(struct rig_config *config), 
     totals->log_failed += stats.log_failed;
     totals->compared += stats.compared;
     totals->leases += stats.leases;
+    totals->repeated += stats.repeated;
     uint64_t leader_ms = rig->leader_ns / 1000000, converged_ms = rig->converged_ns / 1000000;
     totals->leader_ms_max = leader_ms > totals->leader_ms_max ? leader_ms : totals->leader_ms_max;
     totals->converged_ms_max = converged_ms > totals->converged_ms_max ? converged_ms : totals->converged_ms_max;
@@ -138,6 +139,7 @@ static void print_totals(const struct totals *t)
                {"logs failed", t->log_failed},
                {"maps compared", t->compared},
                {"leases", t->leases},
+               {"repeated", t->repeated},
                {"leader ms max", t->leader_ms_max},
                {"converged ms max", t->converged_ms_max}};
     printf("%llu seeds:", (unsigned long long)seed_count);
