@@ -613,7 +613,7 @@ void replicas_source_lost(struct replicas *r, const struct peer_source *source)
                 ctx->op->source.connection != source->connection)
                 continue;
             op_abort(ctx, -ECANCELED); /* a read may be with the drive */
-            tmp = rep->ops.next; /* the list may have changed: start over */
+            tmp = rep->ops.next;       /* the list may have changed: start over */
         }
     }
 }

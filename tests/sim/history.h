@@ -16,8 +16,8 @@
 
 #define HISTORY_CELL 512u
 #define HISTORY_NEVER UINT64_MAX
-#define HISTORY_ZERO 0u               /* the stamp of a cell of zeros */
-#define HISTORY_FOREIGN UINT64_MAX    /* neither a stamp nor zeros: torn, or somebody else's bytes */
+#define HISTORY_ZERO 0u            /* the stamp of a cell of zeros */
+#define HISTORY_FOREIGN UINT64_MAX /* neither a stamp nor zeros: torn, or somebody else's bytes */
 #define HISTORY_STAMP_MAX (1ull << 48)
 
 struct history;

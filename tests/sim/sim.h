@@ -65,7 +65,7 @@ void faults_print(const struct faults *faults);
 /* converge.c */
 bool converge_reached(struct sim *sim);
 void converge_print(struct sim *sim);
-void converge_scrub(struct sim *sim);  /* until every block was read and repaired */
+void converge_scrub(struct sim *sim);   /* until every block was read and repaired */
 void converge_compare(struct sim *sim); /* I9: bytes and checksums of all members */
 
 /* sim.c */

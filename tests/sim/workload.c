@@ -59,7 +59,8 @@ static void slot_done(struct slot *slot)
 
 void slot_retry(struct slot *slot)
 {
-    world_schedule(world_of(slot->guest), &slot->event, WORLD_NOBODY, ENV_MS(1) + guest_random(slot->guest, ENV_MS(20)), slot_next);
+    world_schedule(world_of(slot->guest), &slot->event, WORLD_NOBODY, ENV_MS(1) + guest_random(slot->guest, ENV_MS(20)),
+                   slot_next);
 }
 
 static void judge_read(struct slot *slot, const uint8_t *data, uint64_t begun_ns, int node)
@@ -330,7 +331,9 @@ void guest_print(const struct guest *g)
         const struct slot *slot = &g->slots[i];
         if (!slot->busy)
             continue;
-        fprintf(stderr, "  volume %" PRIu64 " slot %u: kind %d offset %" PRIu64 " (shard %" PRIu64 ") length %u since %.6f, try %u",
+        fprintf(stderr,
+                "  volume %" PRIu64 " slot %u: kind %d offset %" PRIu64 " (shard %" PRIu64
+                ") length %u since %.6f, try %u",
                 g->volume, i, (int)slot->kind, slot->offset, slot->offset / g->shard_bytes, slot->length,
                 (double)slot->start_ns / 1e9, slot->tries);
         g->driver->print(slot);

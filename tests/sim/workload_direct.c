@@ -323,7 +323,8 @@ static void poll(struct world_event *event)
     uint64_t now = world_now_ns(world_of(d));
     const struct map_volume *v = guest_map_volume(g);
     bool stuck = false;
-    list_for_each_safe(pos, tmp, &d->attempts) {
+    list_for_each_safe(pos, tmp, &d->attempts)
+    {
         struct attempt *attempt = list_entry(pos, struct attempt, link);
         const struct sim_node *node = g->sim->nodes[attempt->node];
         if (!sim_node_running(node) || sim_node_life(node) != attempt->life) {
@@ -361,7 +362,8 @@ static void direct_destroy(struct guest *g)
 {
     struct direct *d = g->impl;
     world_cancel(world_of(d), &d->poll);
-    list_for_each_safe(pos, tmp, &d->attempts) {
+    list_for_each_safe(pos, tmp, &d->attempts)
+    {
         struct attempt *attempt = list_entry(pos, struct attempt, link);
         attempt->slot = NULL;
         attempt_lost(attempt);
@@ -387,6 +389,10 @@ static void direct_print(const struct slot *slot)
 }
 
 const struct driver workload_direct = {
-    .create = direct_create, .destroy = direct_destroy, .submit = direct_submit, .failover = direct_failover,
-    .idle = direct_idle, .print = direct_print,
+    .create = direct_create,
+    .destroy = direct_destroy,
+    .submit = direct_submit,
+    .failover = direct_failover,
+    .idle = direct_idle,
+    .print = direct_print,
 };

@@ -80,8 +80,13 @@ static void wire_open(struct world_event *event)
     struct wire *w = list_entry(event, struct wire, open_event);
     struct sim *sim = w->guest->sim;
     const char *addresses[SIM_NODES_MAX];
-    struct client_config config = {.env = w->env, .transport = w->transport, .addresses = addresses, .opened = opened, .arg = w,
-                                   .fail_back = guest_random(w->guest, 2) == 0, .open_flags = CLIENT_OPEN_FORCE};
+    struct client_config config = {.env = w->env,
+                                   .transport = w->transport,
+                                   .addresses = addresses,
+                                   .opened = opened,
+                                   .arg = w,
+                                   .fail_back = guest_random(w->guest, 2) == 0,
+                                   .open_flags = CLIENT_OPEN_FORCE};
     uint32_t first = (uint32_t)guest_random(w->guest, (uint64_t)sim->node_count);
     for (uint32_t i = 0; i < (uint32_t)sim->node_count; i++)
         addresses[i] = sim_node_address(sim->nodes[1 + (first + i) % (uint32_t)sim->node_count]);
@@ -128,8 +133,12 @@ static void wire_submit(struct slot *slot)
     assert(op->data);
     if (slot->kind == KIND_WRITE)
         slot_fill(slot, op->data);
-    op->request = (struct client_request){.op = ops[slot->kind], .offset = slot->offset, .length = slot->length,
-                                          .data = op->data, .cb = op_done, .owner = op};
+    op->request = (struct client_request){.op = ops[slot->kind],
+                                          .offset = slot->offset,
+                                          .length = slot->length,
+                                          .data = op->data,
+                                          .cb = op_done,
+                                          .owner = op};
     op->request.flags = slot->fua ? CLIENT_FUA : 0;
     if (slot->kind == KIND_ZERO)
         op->request.flags |= slot->stamp & 1 ? CLIENT_NO_HOLE : CLIENT_TRIM;
@@ -197,11 +206,15 @@ static bool wire_idle(const struct guest *g)
 static void wire_print(const struct slot *slot)
 {
     const struct wire *w = slot->guest->impl;
-    fprintf(stderr, " %s, gateway %s, trouble: %s", w->opened ? "open" : "not open", w->client ? client_gateway(w->client) : "-",
-            w->client ? client_trouble(w->client) : "-");
+    fprintf(stderr, " %s, gateway %s, trouble: %s", w->opened ? "open" : "not open",
+            w->client ? client_gateway(w->client) : "-", w->client ? client_trouble(w->client) : "-");
 }
 
 const struct driver workload_wire = {
-    .create = wire_create, .destroy = wire_destroy, .submit = wire_submit, .failover = wire_failover, .idle = wire_idle,
+    .create = wire_create,
+    .destroy = wire_destroy,
+    .submit = wire_submit,
+    .failover = wire_failover,
+    .idle = wire_idle,
     .print = wire_print,
 };
