@@ -288,7 +288,6 @@ void control_sim_hung(struct control_sim *sim, int index, bool hangs)
     if (!life || !life->control)
         return;
     bridge_sim_hang(life->bridge, hangs);
-    life->hung_until_ns = hangs ? UINT64_MAX : world_now_ns(sim->world) + ENV_MS(5000);
 }
 
 void control_sim_stats(const struct control_sim *sim, struct control_sim_stats *ret_stats)

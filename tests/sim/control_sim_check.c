@@ -5,7 +5,7 @@
  *     committed entries are neither lost nor changed. The map of these entries is the reference
  *   - a core's map hash, looked at now and then, equals the reference's at that version; so does a snapshot's
  *   - an incarnation is larger than all before it; a request id has one result, whoever asks, however often it is in the log
- *   - R10: nobody is declared down for silence while its data side may use a lease; R19: a session is granted to somebody
+ *   - R10: nobody who lives is declared down while its data side may use a lease; R19: a session is granted to somebody
  *     else only when nobody who has not heard of it may use a lease
  * A lease counts as usable when its node lives, the node's own clock has not passed its end, and the data side has applied the map
  * version that came with it. Failure: `broken` is told; the run goes on.
@@ -72,8 +72,8 @@ static void judge_down(struct control_sim *sim, const struct map_entry *entry)
 {
     const struct control_sim_node *node = &sim->nodes[entry->node];
     const struct control_life *life = entry->node <= (uint32_t)sim->config.node_max ? node->life : NULL;
-    if (!life || life->incarnation != entry->incarnation || life->hung_until_ns > world_now_ns(sim->world))
-        return; /* its process is gone, or its I/O hung */
+    if (!life || life->incarnation != entry->incarnation)
+        return; /* its process is gone */
     assert(life->incarnation > 0);
     if (lease_usable(life))
         check_broken(sim, "R10: node %u incarnation %llu was declared down while it holds a lease", entry->node,

@@ -33,7 +33,6 @@ struct control_life { /* one process of a node */
         uint64_t until_ns, version;
     } leases[LEASES_KEPT];
     uint32_t lease_count;
-    uint64_t hung_until_ns; /* its data side did not say that it lives: declared down with a lease is then right */
 };
 
 struct control_sim_node {

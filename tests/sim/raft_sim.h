@@ -48,7 +48,8 @@ void raft_sim_disk_stats(const struct raft_sim_disk *disk, struct raft_sim_disk_
 
 struct raft_sim_net;
 struct raft_sim_net *raft_sim_net_create(struct world *world, struct sim_net *net, uint32_t reset_per_million);
-void raft_sim_net_destroy(struct raft_sim_net *net); /* accepts NULL */
+void raft_sim_net_destroy(struct raft_sim_net *net);                     /* accepts NULL */
+void raft_sim_net_cut(struct raft_sim_net *net, int a, int b, bool cut); /* Raft's messages only, both ways */
 void raft_sim_net_resets(struct raft_sim_net *net, uint32_t per_million);
 
 struct raft_sim_net_stats {

@@ -49,6 +49,7 @@ struct raft_sim_net {
     char address[WORLD_NODES_MAX][CONSENSUS_RAFT_ADDRESS_MAX];
     struct world_watcher watcher;
     uint32_t reset_per_million;
+    bool cut[WORLD_NODES_MAX][WORLD_NODES_MAX];
     struct raft_sim_net_stats stats;
 };
 
@@ -198,8 +199,9 @@ static bool passes(struct channel *channel, uint64_t *ret_wait_ns)
 {
     struct raft_sim_net *net = channel->net;
     uint64_t now_ns = world_now_ns(net->world);
-    bool there = sim_net_is_cut(net->net, channel->from, channel->to);
-    bool back = sim_net_is_cut(net->net, channel->to, channel->from);
+    bool both = net->cut[channel->from][channel->to];
+    bool there = both || sim_net_is_cut(net->net, channel->from, channel->to);
+    bool back = both || sim_net_is_cut(net->net, channel->to, channel->from);
     assert(channel->from != channel->to);
     *ret_wait_ns = ENV_MS(STALL_MS);
     if (!there && !back)
@@ -339,6 +341,12 @@ void raft_sim_net_destroy(struct raft_sim_net *net)
     }
     world_unwatch(net->world, &net->watcher);
     free(net);
+}
+
+void raft_sim_net_cut(struct raft_sim_net *net, int a, int b, bool cut)
+{
+    assert(a > 0 && a < WORLD_NODES_MAX && b > 0 && b < WORLD_NODES_MAX && a != b);
+    net->cut[a][b] = net->cut[b][a] = cut;
 }
 
 void raft_sim_net_resets(struct raft_sim_net *net, uint32_t per_million)

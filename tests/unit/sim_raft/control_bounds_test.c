@@ -19,7 +19,9 @@
 #define VOTERS 3u
 #define TIMEOUT_MS 1200u
 #define HEARTBEAT_MS 200u
-#define SLACK_MS 150u /* a tick, a commit, links */
+#define LEASE_MS 900u
+#define STALL_MS 3000u /* as the rig sets it */
+#define SLACK_MS 150u  /* a tick, a commit, links */
 
 __attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void)
@@ -126,6 +128,23 @@ static void dead_process_is_noticed_at_once(void **state)
     }
 }
 
+/* Goal: a node whose data side hangs (R23) gets no lease once that is known, and is down when its last one has ended (R10). */
+static void hanging_data_side_is_noticed(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct rig *rig = quiet_rig(seed);
+        struct wait w = wait_for(rig, 1 + (int)world_random_below(rig->world, NODES)); /* the leader's, too */
+        uint64_t began_ns = world_now_ns(rig->world);
+        control_sim_hung(rig->control, w.node, true);
+        assert_true(world_run_until(rig->world, is_down, &w, ENV_MS(20000)));
+        assert_in_range(passed_ms(rig, began_ns), STALL_MS, STALL_MS + LEASE_MS + HEARTBEAT_MS + SLACK_MS);
+        control_sim_hung(rig->control, w.node, false);
+        assert_true(world_run_until(rig->world, is_up_again, &w, ENV_MS(20000)));
+        end(rig);
+    }
+}
+
 /* Goal: somebody leads soon after the leader's power is lost, and declares it down a node timeout after its own election. */
 static void lost_leader_is_replaced(void **state)
 {
@@ -222,9 +241,13 @@ static void power_failure_of_all_loses_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(silence_is_noticed_in_time),    cmocka_unit_test(dead_process_is_noticed_at_once),
-        cmocka_unit_test(lost_leader_is_replaced),       cmocka_unit_test(restart_registers_soon),
-        cmocka_unit_test(cut_off_leader_renews_nothing), cmocka_unit_test(power_failure_of_all_loses_nothing),
+        cmocka_unit_test(silence_is_noticed_in_time),
+        cmocka_unit_test(dead_process_is_noticed_at_once),
+        cmocka_unit_test(hanging_data_side_is_noticed),
+        cmocka_unit_test(lost_leader_is_replaced),
+        cmocka_unit_test(restart_registers_soon),
+        cmocka_unit_test(cut_off_leader_renews_nothing),
+        cmocka_unit_test(power_failure_of_all_loses_nothing),
     };
     rig_log_start();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -28,7 +28,7 @@ const char *__lsan_default_suppressions(void)
     return "leak:libraft.so\n";
 }
 
-static uint64_t first_seed = 1, seed_count = 3;
+static uint64_t first_seed = 1, seed_count = 20;
 
 struct totals {
     uint64_t faults, requests, answers, sessions, entries, leaders, deposed, log_failed, compared, leases, repeated,
@@ -46,6 +46,7 @@ static void mix_partitions(struct rig_config *config)
                                          .cuts = 20,
                                          .one_way_cuts = 25,
                                          .resets = 20,
+                                         .raft_cuts = 15,
                                          .pauses = 15,
                                          .drift_ppm = 400,
                                          .raft_resets_per_million = 2000,
@@ -77,6 +78,7 @@ static void mix_everything(struct rig_config *config)
                                          .slow_disks = 6,
                                          .full_disks = 1,
                                          .hangs = 2,
+                                         .raft_cuts = 5,
                                          .log_errors_per_million = 50,
                                          .raft_resets_per_million = 500,
                                          .net_tail_permille = 10,

@@ -34,7 +34,7 @@ const char *__lsan_default_suppressions(void)
     return "leak:libraft.so\n";
 }
 
-static uint64_t first_seed = 1, seed_count = 4;
+static uint64_t first_seed = 1, seed_count = 40;
 
 struct bench;
 
@@ -207,7 +207,11 @@ static void crash(struct voter *v, enum world_crash kind)
     world_cancel(b->world, &v->end);
     world_node_crash(b->world, v->node, kind);
     raft_sim_crash(raft);
-    world_schedule(b->world, &v->start, WORLD_NOBODY, b->faulty ? below(b, ENV_MS(3000)) : ENV_MS(10), start);
+    world_schedule(b->world, &v->start, WORLD_NOBODY,
+                   !b->faulty    ? ENV_MS(10)
+                   : below(b, 2) ? below(b, ENV_MS(3000))
+                                 : below(b, ENV_MS(30)),
+                   start);
 }
 
 static void end_now(struct world_event *event)

@@ -34,6 +34,7 @@ enum fault_kind {
     FAULT_SLOW,
     FAULT_FULL,
     FAULT_HANG,
+    FAULT_RAFT_CUT,
     FAULT_KINDS,
 };
 
@@ -118,11 +119,20 @@ void rig_crash(struct rig *rig, int node, enum world_crash kind)
     stub_crash(stub, kind);
     if (ran && kind == WORLD_CRASH_PROCESS)
         tell_suspects(rig, node);
-    uint64_t down_ns = ENV_MS(50) + below(rig, rig->config.faults.restart_max_ns + 1);
+    uint64_t down_max_ns = below(rig, 3) ? rig->config.faults.restart_max_ns : ENV_MS(50);
+    uint64_t down_ns = ENV_MS(1) + below(rig, down_max_ns + 1);
     world_schedule(rig->world, &stub->start_event, WORLD_NOBODY, rig->faults_on ? down_ns : ENV_MS(50), start_now);
 }
 
 /* ---- faults ---- */
+
+/* A voter's Raft port is blocked; its control port is not. */
+static void cut_raft(struct rig *rig, int voter, bool cut)
+{
+    for (int other = 1; other <= (int)rig->config.voters; other++)
+        if (other != voter)
+            raft_sim_net_cut(control_sim_raft_net(rig->control), voter, other, cut);
+}
 
 static void heal(struct rig_heal *h)
 {
@@ -136,6 +146,7 @@ static void heal(struct rig_heal *h)
     case FAULT_SLOW: raft_sim_disk_faults(control_sim_disk(rig->control, h->a), &quiet); break;
     case FAULT_FULL: raft_sim_disk_full(control_sim_disk(rig->control, h->a), false); break;
     case FAULT_HANG: control_sim_hung(rig->control, h->a, false); break;
+    case FAULT_RAFT_CUT: cut_raft(rig, h->a, false); break;
     default: assert(!"a fault that does not last");
     }
 }
@@ -232,6 +243,10 @@ static void inject(struct rig *rig, enum fault_kind kind)
         control_sim_hung(rig->control, a, true);
         lasting(rig, kind, a, 0);
         break;
+    case FAULT_RAFT_CUT:
+        cut_raft(rig, voter, true);
+        lasting(rig, kind, voter, 0);
+        break;
     case FAULT_KINDS: assert(0);
     }
 }
@@ -246,7 +261,8 @@ static void fault_now(struct world_event *event)
         [FAULT_CRASH] = f->crashes,        [FAULT_POWER] = f->power_losses, [FAULT_POWER_ALL] = f->power_all,
         [FAULT_PAIR] = f->crash_pairs,     [FAULT_ISOLATE] = f->isolations, [FAULT_CUT] = f->cuts,
         [FAULT_ONE_WAY] = f->one_way_cuts, [FAULT_PAUSE] = f->pauses,       [FAULT_RESET] = f->resets,
-        [FAULT_SLOW] = f->slow_disks,      [FAULT_FULL] = f->full_disks,    [FAULT_HANG] = f->hangs};
+        [FAULT_SLOW] = f->slow_disks,      [FAULT_FULL] = f->full_disks,    [FAULT_HANG] = f->hangs,
+        [FAULT_RAFT_CUT] = f->raft_cuts};
     uint32_t sum = 0;
     for (int i = 0; i < FAULT_KINDS; i++)
         sum += rates[i];
@@ -262,7 +278,7 @@ static void next_fault(struct rig *rig)
 {
     const struct rig_faults *f = &rig->config.faults;
     uint32_t sum = f->crashes + f->power_losses + f->power_all + f->crash_pairs + f->isolations + f->cuts +
-                   f->one_way_cuts + f->pauses + f->resets + f->slow_disks + f->full_disks + f->hangs;
+                   f->one_way_cuts + f->pauses + f->resets + f->slow_disks + f->full_disks + f->hangs + f->raft_cuts;
     if (sum > 0)
         world_schedule(rig->world, &rig->fault_event, WORLD_NOBODY, 1 + below(rig, 2 * MINUTE_NS / sum), fault_now);
 }
@@ -279,6 +295,8 @@ static void end_all(struct rig *rig)
         free(h);
     }
     sim_net_heal(rig->net);
+    for (int i = 1; i <= (int)rig->config.voters; i++)
+        cut_raft(rig, i, false);
     for (uint32_t i = 1; i <= rig->config.voters; i++)
         raft_sim_disk_faults(control_sim_disk(rig->control, (int)i), &quiet);
     raft_sim_net_resets(control_sim_raft_net(rig->control), 0);

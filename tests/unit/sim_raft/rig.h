@@ -16,7 +16,7 @@
 
 struct rig_faults { /* a minute of virtual time, of the whole cluster */
     uint32_t crashes, power_losses, power_all, crash_pairs, isolations, cuts, one_way_cuts, pauses, resets, slow_disks,
-        full_disks, hangs;
+        full_disks, hangs, raft_cuts;
     uint32_t log_errors_per_million, raft_resets_per_million, net_tail_permille, meta_stall_permille;
     uint32_t drift_ppm; /* each clock up to so much off */
     uint64_t fault_max_ns, restart_max_ns;
