@@ -48,7 +48,7 @@ static void replicate_written(struct store_io *io, int rc)
     struct window_entry *entry = io->owner;
     struct replica *rep = entry->replica;
     assert(entry->busy);
-    int32_t credits = reserve_settle(rep->set, &entry->source, entry->credits, io->units_allocated);
+    int32_t credits = reserve_settle(rep->set, entry, io->units_allocated);
     replicate_answer(rep, entry, rc, credits);
     entry->busy = false;
     msg_free(entry->msg);
@@ -119,7 +119,6 @@ static bool seen_before(struct replica *rep, const struct peer_source *source, s
     if (entry && entry->busy) { /* its answer goes to the newer question */
         entry->source = *source;
         entry->request = msg->header;
-        entry->credits = 0;
         msg_free(msg);
         return true;
     }
@@ -173,11 +172,16 @@ static void replicate(struct replicas *r, const struct peer_source *source, stru
     }
     assert(h->epoch == rep->map.epoch);
     struct window_entry *entry = window_add(rep, h->epoch, h->lsn_n, h->offset, (uint32_t)h->length, h->generation);
-    entry->busy = true;
     entry->source = *source;
     entry->request = *h;
+    rc = reserve_accept(entry);
+    if (rc != 0) {
+        window_remove(entry);
+        refuse(r, source, msg, rc);
+        return;
+    }
+    entry->busy = true;
     entry->msg = msg;
-    entry->credits = h->aux2 > STORE_CHUNK_UNITS + 1 ? 0 : (uint32_t)h->aux2;
     entry->io = (struct store_io){
         .shard = rep->shard,
         .op = h->aux == WIRE_WRITE ? STORE_WRITE : STORE_ZERO,

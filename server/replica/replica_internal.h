@@ -57,7 +57,8 @@ struct window_entry {
     struct msg *msg; /* backup: holds the payload while busy */
     struct replica *replica;
     struct store_io io;
-    uint32_t credits; /* backup: units the primary spent on it */
+    uint32_t credits; /* backup: granted units the primary spent on it */
+    uint32_t extra;   /* backup: units reserved here beyond those */
 };
 
 enum target_state { TARGET_IDLE, TARGET_SENT, TARGET_OK, TARGET_LOST, TARGET_REFUSED, TARGET_RESEND };
@@ -217,6 +218,7 @@ struct member_credit { /* space granted by a member node, units; reset when the 
 struct granted { /* space this node granted to a primary node */
     struct peer_source source;
     uint32_t units;
+    uint32_t limit; /* of the last question: credits come back only up to it */
 };
 
 struct flush_job;
@@ -356,12 +358,15 @@ void heal_sent(struct op_ctx *ctx);
 void heal_tick(struct replica *rep);
 
 /* reserve.c */
+uint32_t reserve_units_spanned(uint64_t offset, uint32_t length); /* most that a write of this range may allocate */
 int reserve_for_write(struct op_ctx *ctx); /* 0: reserved; -EINPROGRESS: op_start is called again; -ENOSPC */
 void reserve_release(struct op_ctx *ctx);
+void reserve_used(struct op_ctx *ctx, uint32_t allocated); /* the own write ended: gives back what it did not use */
 void reserve_answered(struct replicas *r, uint32_t node, uint32_t spent, int32_t credits);
 void reserve_peer_down(struct replicas *r, uint32_t node);
 void reserve_source_lost(struct replicas *r, const struct peer_source *source);
-int32_t reserve_settle(struct replicas *r, const struct peer_source *source, uint32_t spent, uint32_t allocated);
+int reserve_accept(struct window_entry *entry); /* -ENOSPC: a write to a member being synced is refused */
+int32_t reserve_settle(struct replicas *r, const struct window_entry *entry, uint32_t allocated);
 void reserve_tick(struct replicas *r);
 void reserve_message(struct replicas *r, const struct peer_source *source, struct msg *msg);
 

@@ -16,7 +16,7 @@
 
 #define LOG_MODULE "replica"
 
-static uint32_t units_spanned(uint64_t offset, uint32_t length)
+uint32_t reserve_units_spanned(uint64_t offset, uint32_t length)
 {
     return (uint32_t)((offset + length - 1) / STORE_UNIT_BYTES - offset / STORE_UNIT_BYTES + 1);
 }
@@ -122,7 +122,7 @@ int reserve_for_write(struct op_ctx *ctx)
     ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     struct replicas *r = rep->set;
-    ctx->spend_units = ctx->wire_op == WIRE_WRITE ? units_spanned(ctx->offset, ctx->length) : 0;
+    ctx->spend_units = ctx->wire_op == WIRE_WRITE ? reserve_units_spanned(ctx->offset, ctx->length) : 0;
     if (ctx->spend_units > 0 && !members_grant(ctx)) {
         ctx->state = CTX_PREPARING;
         if (!list_linked(&ctx->wait_link))
@@ -147,6 +147,13 @@ void reserve_release(struct op_ctx *ctx)
         return;
     store_unreserve(ctx->replica->set->cfg.store, ctx->reserved_units);
     ctx->reserved_units = 0;
+}
+
+void reserve_used(struct op_ctx *ctx, uint32_t allocated)
+{
+    ctx_assert(ctx);
+    ctx->reserved_units -= allocated < ctx->reserved_units ? allocated : ctx->reserved_units;
+    reserve_release(ctx);
 }
 
 void reserve_answered(struct replicas *r, uint32_t node, uint32_t spent, int32_t credits)
@@ -200,24 +207,61 @@ static struct granted *granted_to(struct replicas *r, const struct peer_source *
     return granted;
 }
 
-/* A write that spent credits ended: what it did not allocate, and as much more as can be reserved, goes back. */
-int32_t reserve_settle(struct replicas *r, const struct peer_source *source, uint32_t spent, uint32_t allocated)
+/* A write begins: what it may allocate is reserved, by the credits it spends or here and now, so that no allocation ever uses up
+ * what was promised to another. */
+int reserve_accept(struct window_entry *entry)
+{
+    struct replica *rep = entry->replica;
+    struct replicas *r = rep->set;
+    const struct wire_header *h = &entry->request;
+    struct granted *granted = &r->granted[entry->source.node];
+    uint32_t spent = h->aux2 > STORE_CHUNK_UNITS + 1 ? 0 : (uint32_t)h->aux2;
+    assert(entry->credits == 0 && entry->extra == 0);
+    if (granted->source.connection == entry->source.connection && granted->units >= spent) {
+        granted->units -= spent;
+        entry->credits = spent;
+    }
+    uint32_t needed =
+        h->aux == WIRE_WRITE ? store_units_needed(rep->shard, h->generation, h->offset, h->length) : 0;
+    if (needed <= entry->credits)
+        return 0;
+    if (store_reserve(r->cfg.store, needed - entry->credits) == 0) {
+        entry->extra = needed - entry->credits;
+        return 0;
+    }
+    bool syncing = (h->flags & WIRE_F_TO_SYNC) || h->opcode == WIRE_SYNC_COPY;
+    if (!syncing)
+        return 0; /* it must answer: what is held back may do; else it is dropped */
+    granted->units += entry->credits;
+    entry->credits = 0;
+    return -ENOSPC;
+}
+
+/* It ended: what it did not allocate is given back to the store, and the primary gets as many credits again as can be reserved,
+ * but never more than the last question was granted: near the limit idle credits dry up. */
+int32_t reserve_settle(struct replicas *r, const struct window_entry *entry, uint32_t allocated)
 {
     set_assert(r);
-    assert(source->node <= MAP_NODES_MAX);
-    struct granted *granted = &r->granted[source->node];
-    if (granted->source.connection != source->connection || granted->units < spent)
+    struct granted *granted = &r->granted[entry->source.node];
+    uint32_t held = entry->credits + entry->extra;
+    if (held > allocated)
+        store_unreserve(r->cfg.store, held - allocated);
+    if (entry->credits == 0 || granted->source.connection != entry->source.connection ||
+        granted->units + entry->credits > granted->limit || store_reserve(r->cfg.store, entry->credits) != 0)
         return 0;
-    granted->units -= spent;
-    store_unreserve(r->cfg.store, spent);
-    uint32_t back = spent;
-    if (back > 0 && store_reserve(r->cfg.store, back) != 0) {
-        back = allocated < spent ? spent - allocated : 0;
-        if (back > 0 && store_reserve(r->cfg.store, back) != 0)
-            back = 0;
-    }
-    granted->units += back;
-    return (int32_t)back;
+    granted->units += entry->credits;
+    return (int32_t)entry->credits;
+}
+
+/* As many as asked for, but at most a sixteenth of what is free. */
+static uint32_t generous(struct replicas *r, uint64_t asked)
+{
+    struct store_stats stats;
+    store_stats(r->cfg.store, &stats);
+    uint64_t used = stats.bytes_allocated + stats.bytes_reserved;
+    uint64_t free_units = stats.bytes_total > used ? (stats.bytes_total - used) / STORE_UNIT_BYTES : 0;
+    uint64_t most = asked < REPLICA_CREDIT_UNITS ? asked : REPLICA_CREDIT_UNITS;
+    return (uint32_t)(most < free_units / 16 ? most : free_units / 16);
 }
 
 void reserve_message(struct replicas *r, const struct peer_source *source, struct msg *msg)
@@ -231,9 +275,10 @@ void reserve_message(struct replicas *r, const struct peer_source *source, struc
     bool sane = q->length > 0 && q->length <= STORE_CHUNK_BYTES && q->offset <= STORE_SHARD_BYTES_MAX - q->length;
     if (rep && rep->shard && sane && q->epoch >= rep->map.epoch) {
         struct granted *granted = granted_to(r, source);
-        uint32_t units = q->aux > REPLICA_CREDIT_UNITS ? REPLICA_CREDIT_UNITS : (uint32_t)q->aux;
+        uint32_t units = generous(r, q->aux), span = reserve_units_spanned(q->offset, (uint32_t)q->length);
         reply.status = 0;
-        if (store_reserve(r->cfg.store, units) != 0) {
+        granted->limit = units;
+        if (units < span || store_reserve(r->cfg.store, units) != 0) {
             units = store_units_needed(rep->shard, q->generation, q->offset, q->length);
             reply.aux = 1;
             if (units > 0 && store_reserve(r->cfg.store, units) != 0)

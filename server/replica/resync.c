@@ -24,6 +24,7 @@
 #define LOG_MODULE "resync"
 #define BACKOFF_MIN_NS ENV_MS(100)
 #define BACKOFF_MAX_NS ENV_MS(5000)
+#define NO_SPACE_PAUSE_NS ENV_MS(300)
 
 enum sync_state { SYNC_WAITING, SYNC_STARTING, SYNC_COPYING, SYNC_JOINING, SYNC_ADDING };
 
@@ -51,7 +52,7 @@ struct sync {
     struct peer_request request;
     struct replica_proposal add;
     uint64_t join_epoch;
-    uint64_t retry_at_ns, backoff_ns;
+    uint64_t retry_at_ns, backoff_ns, pause_until_ns;
     uint64_t started_ns, bytes_copied, budget_ns;
     uint32_t chunks_total, todo_count, chunks_busy;
     uint32_t cursor;
@@ -268,8 +269,9 @@ void sync_forward_failed(struct replica *rep, uint32_t node, uint64_t offset, ui
     struct sync *s = sync_find(rep, node);
     if (!s || s->state == SYNC_WAITING)
         return;
-    /* no list to put it on yet; or no space there: again after a while, from the beginning */
-    if (s->state == SYNC_STARTING || (rc == -ENOSPC && s->state == SYNC_COPYING)) {
+    if (rc == -ENOSPC) /* other chunks may give space back there: they are next, but no hurry */
+        s->pause_until_ns = env_now_ns(rep->set->env) + NO_SPACE_PAUSE_NS;
+    if (s->state == SYNC_STARTING) { /* no list to put it on yet */
         sync_restart(s);
         return;
     }
@@ -439,9 +441,9 @@ static bool differs(const struct sync_chunk *c, uint32_t i)
 {
     chunk_assert(c);
     const struct store_block_digest *a = &c->here[i], *b = &c->there[i];
-    if (a->state == 0 && b->state == 0)
-        return false;
-    /* a hole here equals zeros there only if it is a hole there too: allocation follows the source */
+    /* zeros there equal a hole here only if they take no space: what was trimmed here must be given back there */
+    if (a->state != 1 && b->state != 1)
+        return a->state == 0 && b->state == 2;
     return a->state != b->state || a->crc32c != b->crc32c || a->crc64 != b->crc64;
 }
 
@@ -474,7 +476,8 @@ static void send_run(struct sync_chunk *c, uint32_t first, uint32_t count)
     ctx->wire_flags = 0;
     ctx->copy_node = c->sync->node;
     c->sync->bytes_copied += ctx->length;
-    if (c->here[first].state == 0) {
+    if (c->here[first].state != 1) {
+        ctx->spend_units = 0;
         ctx->wire_op = WIRE_ZERO;
         write_send(ctx, false);
         return;
@@ -493,6 +496,7 @@ static void send_run(struct sync_chunk *c, uint32_t first, uint32_t count)
         return;
     }
     ctx->wire_op = WIRE_WRITE;
+    ctx->spend_units = reserve_units_spanned(ctx->offset, ctx->length); /* of credits left from when it was in sync */
     ctx->state = CTX_PREPARING;
     ctx->io = (struct store_io){
         .shard = rep->shard,
@@ -520,7 +524,7 @@ static void chunk_next(struct sync_chunk *c)
         return;
     }
     uint32_t end = i + 1;
-    while (end < STORE_CHUNK_BLOCKS && differs(c, end) && (c->here[end].state == 0) == (c->here[i].state == 0))
+    while (end < STORE_CHUNK_BLOCKS && differs(c, end) && (c->here[end].state == 1) == (c->here[i].state == 1))
         end++;
     c->next_block = end;
     send_run(c, i, end - i);
@@ -707,6 +711,8 @@ static void copy_some(struct sync *s)
     uint64_t now = env_now_ns(r->env);
     if (s->replica->phase == PHASE_PARKED && s->replica->drive_writes > 0)
         return; /* writes of the epoch before still drain */
+    if (now < s->pause_until_ns && s->todo_count > 0)
+        return;
     while (s->todo_count > 0 && s->chunks_busy < r->cfg.sync_chunks_max && s->state == SYNC_COPYING) {
         if (r->cfg.sync_bytes_per_s) { /* budget_ns: when the next chunk may begin */
             if (s->budget_ns > now)

@@ -65,7 +65,7 @@ int sync_list_decode(const uint8_t *body, size_t bytes, void (*fn)(void *arg, co
 void sync_digest_encode(const struct store_block_digest blocks[STORE_CHUNK_BLOCKS], uint8_t body[SYNC_DIGEST_BYTES])
 {
     for (uint32_t i = 0; i < STORE_CHUNK_BLOCKS; i++) {
-        assert(blocks[i].state <= 1);
+        assert(blocks[i].state <= 2);
         put32(body + i * 16u, blocks[i].crc32c);
         put32(body + i * 16u + 4, blocks[i].state);
         put64(body + i * 16u + 8, blocks[i].crc64);
@@ -80,7 +80,7 @@ int sync_digest_decode(const uint8_t *body, size_t bytes, struct store_block_dig
         ret_blocks[i].crc32c = get32(body + i * 16u);
         ret_blocks[i].state = get32(body + i * 16u + 4);
         ret_blocks[i].crc64 = get64(body + i * 16u + 8);
-        if (ret_blocks[i].state > 1)
+        if (ret_blocks[i].state > 2)
             return -EBADMSG;
     }
     return 0;

@@ -298,7 +298,7 @@ static void local_write_done(struct store_io *io, int rc)
         return;
     }
     ctx->t_local = env_now_ns(rep->set->env);
-    reserve_release(ctx);
+    reserve_used(ctx, io->units_allocated);
     ctx->local_done = rc == 0;
     if (rc !=
         0) /* the store failed: the control plane moves the role; until then this stays unanswered (§4: resigns) */

@@ -39,6 +39,18 @@ static void digest_end(struct env_task *task)
     store_close_advance(store);
 }
 
+/* Zeros: a hole, or space kept. */
+static uint32_t zero_state(const struct digest_run *run, uint32_t block)
+{
+    struct store_extent extent = {.state = 0};
+    uint64_t offset = (uint64_t)run->req->chunk * STORE_CHUNK_BYTES + (uint64_t)block * STORE_BLOCK_BYTES;
+    assert(block < STORE_CHUNK_BLOCKS);
+    if (offset >= run->req->shard->bytes)
+        return 0;
+    (void)store_extents(run->req->shard, run->req->generation, offset, STORE_BLOCK_BYTES, &extent, 1);
+    return extent.state == 2 ? 2 : 0;
+}
+
 static void unit_done(struct piece *piece)
 {
     struct digest_run *run = piece->owner;
@@ -47,7 +59,7 @@ static void unit_done(struct piece *piece)
     for (uint32_t i = 0; i < UNIT_BLOCKS && !run->rc; i++) {
         struct store_block_digest *block = &run->req->blocks[run->unit * UNIT_BLOCKS + i];
         const uint8_t *data = run->buf->data + (size_t)i * STORE_BLOCK_BYTES;
-        block->state = piece->valid[0] >> i & 1;
+        block->state = piece->valid[0] >> i & 1 ? 1 : zero_state(run, run->unit * UNIT_BLOCKS + i);
         block->crc32c = crc32c(data, STORE_BLOCK_BYTES);
         block->crc64 = crc64(data, STORE_BLOCK_BYTES);
     }

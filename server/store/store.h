@@ -173,7 +173,7 @@ uint32_t store_chunks_modified(struct store_shard *shard, uint64_t since_epoch, 
 /* Recomputes from the drive the content checksums of one chunk as generation `generation` sees it. */
 struct store_block_digest {
     uint32_t crc32c;
-    uint32_t state; /* 0 zero/absent, 1 data */
+    uint32_t state; /* 0 hole, 1 data, 2 zeros in allocated space */
     uint64_t crc64;
 };
 struct store_digest {

@@ -62,9 +62,10 @@ void converge_print(struct sim *sim)
             store_stats(sim_node_store(node), &stats);
             fprintf(stderr,
                     " map %" PRIu64 " marks %" PRIu64 " suspect %" PRIu64 " primaries %" PRIu64 " serving %" PRIu64
-                    " parked %" PRIu64 " ops %" PRIu64 " gateway parked %u",
+                    " parked %" PRIu64 " ops %" PRIu64 " units: %" PRIu64 " allocated %" PRIu64 " reserved %" PRIu64,
                     map_version(sim_node_map(node)), stats.marks, stats.suspect_regions, rs->primaries, rs->serving,
-                    rs->parked_ops, rs->ops_in_flight, 0u);
+                    rs->parked_ops, rs->ops_in_flight, stats.bytes_total / STORE_UNIT_BYTES,
+                    stats.bytes_allocated / STORE_UNIT_BYTES, stats.bytes_reserved / STORE_UNIT_BYTES);
             for (uint32_t k = 0; k < count; k++)
                 fprintf(stderr, " | sync v%" PRIu64 " s%u -> %u %u/%u%s", infos[k].volume, infos[k].shard,
                         infos[k].node, infos[k].chunks_done, infos[k].chunks_total, infos[k].joining ? " joining" : "");
@@ -114,8 +115,8 @@ static bool digest_member(struct sim *sim, const struct map_volume *v, const str
 
 static bool equal(const struct store_block_digest *a, const struct store_block_digest *b)
 {
-    /* a hole reads as zeros, and so does a block of zeros */
-    return a->state == b->state && (a->state == 0 || (a->crc32c == b->crc32c && a->crc64 == b->crc64));
+    bool data_a = a->state == 1, data_b = b->state == 1; /* zeros are zeros, allocated or not */
+    return data_a == data_b && (!data_a || (a->crc32c == b->crc32c && a->crc64 == b->crc64));
 }
 
 static bool compare_chunk(struct sim *sim, const struct map_volume *v, const struct map_shard *s, uint32_t chunk,
