@@ -64,6 +64,8 @@ struct sim_node {
     struct life *life; /* NULL: no process */
     struct life *graveyard;
     uint32_t boots, lives;
+    bool told;          /* the cluster heard of this store: the daemon's file DIR/registered */
+    uint32_t told_boot; /* boot of the last life that registered */
     uint8_t store_uuid[16];
     char address[32];
     bool wants_restart;
@@ -352,6 +354,8 @@ static void receive_registered(struct bridge_to_data *b, uint64_t cluster_id, ui
     assert(cluster_id == PLANE_CLUSTER && node == (uint32_t)life->node->config.node);
     assert(!life->incarnation);
     life->incarnation = incarnation;
+    life->node->told = true;
+    life->node->told_boot = life->node->boots;
     make_rooms(life);
     life->serving = true;
     struct map_observer observer = {.node_changed = node_changed,
@@ -420,6 +424,16 @@ static void deposed(void *arg)
 
 /* ---- the store ---- */
 
+/* As server/daemon/node_state.c: a reboot before a life that never registered must not be forgotten (R1). */
+static enum map_stop last_stop(const struct sim_node *node, enum store_stop stop)
+{
+    if (!node->told)
+        return MAP_STOP_EMPTY;
+    if (stop == STORE_STOP_CLEAN)
+        return MAP_STOP_CLEAN;
+    return stop == STORE_STOP_SAME_BOOT && node->told_boot == node->boots ? MAP_STOP_SAME_BOOT : MAP_STOP_REBOOTED;
+}
+
 static void store_opened(void *arg, int rc)
 {
     struct life *life = arg;
@@ -432,7 +446,7 @@ static void store_opened(void *arg, int rc)
     life->opened = true;
     env_timer_start(life->env, &life->alive_timer, 0, alive);
     struct map_node info = {.id = (uint32_t)node->config.node, .capacity_bytes = node->config.drive_bytes};
-    info.stop = node->lives == 1 ? MAP_STOP_CLEAN : (uint8_t)store_last_stop(life->store);
+    info.stop = (uint8_t)last_stop(node, store_last_stop(life->store));
     memcpy(info.store_uuid, node->store_uuid, sizeof(info.store_uuid));
     (void)snprintf(info.data_address, sizeof(info.data_address), "%s", node->address);
     (void)snprintf(info.control_address, sizeof(info.control_address), "sim:%d:2", node->config.node);

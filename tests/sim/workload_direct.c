@@ -44,6 +44,7 @@ struct direct {
     struct guest *guest;
     struct plane_attach attach;
     bool attaching;
+    bool fenced; /* a newer session than ours is open: an attach of ours whose answer was lost */
     uint64_t session;
     struct list_node attempts;
     struct world_event poll;
@@ -75,6 +76,7 @@ static void attached(struct plane_attach *req, int rc, uint64_t session)
     assert(session > d->session);
     sim_note(g->sim, "volume %" PRIu64 ": session %" PRIu64, g->volume, session);
     d->session = session;
+    d->fenced = false;
     for (uint32_t i = 0; i < g->slot_count; i++) { /* R19: everything again, under the new number */
         struct slot *slot = &g->slots[i];
         if (!slot->busy || slot->kind == KIND_FLUSH)
@@ -166,6 +168,7 @@ static void attempt_over(struct attempt *attempt, int rc)
         flush_part_done(slot, attempt, rc);
         return;
     }
+    d->fenced = d->fenced || (rc == -EPERM && attempt->op.session == d->session);
     assert(d->current[slot_index(slot)] == attempt);
     d->current[slot_index(slot)] = NULL;
     if (again_later(d->guest, rc))
@@ -337,7 +340,7 @@ static void poll(struct world_event *event)
     }
     if (!d->session && !d->attaching)
         attach_start(d, 0);
-    else if (stuck)
+    else if (stuck || d->fenced)
         direct_failover(g); /* what the client does whose gateway is silent */
     world_schedule(world_of(d), &d->poll, WORLD_NOBODY, ENV_MS(20), poll);
 }
