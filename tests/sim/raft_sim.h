@@ -26,6 +26,9 @@ struct raft_sim_faults {                 /* zero: a quiet disk */
     uint32_t error_per_million; /* log, term and vote writes that fail: the voter's process has to end */
     uint32_t stall_permille;    /* term and vote writes during which the node stands still, up to stall_max_ns */
     uint64_t stall_max_ns;
+    void (*meta_written)(void *arg,
+                         int node); /* a term or vote was written; may be NULL. Crash it from a later event */
+    void *arg;
 };
 
 struct raft_sim_disk;

@@ -465,6 +465,13 @@ static int meta_written(struct raft_sim_disk *disk)
     return 0;
 }
 
+static void tell_meta(const struct raft_sim_disk *disk)
+{
+    assert(disk->attached);
+    if (disk->faults.meta_written)
+        disk->faults.meta_written(disk->faults.arg, disk->node);
+}
+
 int raft_sim_disk_set_term(struct raft_sim_disk *disk, raft_term term)
 {
     int rc = meta_written(disk);
@@ -474,6 +481,7 @@ int raft_sim_disk_set_term(struct raft_sim_disk *disk, raft_term term)
     disk->term = term;
     disk->vote = 0;
     world_trace(disk->world, 202, (uint64_t)disk->node, term);
+    tell_meta(disk);
     return rc;
 }
 
@@ -485,6 +493,7 @@ int raft_sim_disk_set_vote(struct raft_sim_disk *disk, raft_id vote)
         return rc;
     disk->vote = vote;
     world_trace(disk->world, 203, (uint64_t)disk->node, vote);
+    tell_meta(disk);
     return rc;
 }
 

@@ -25,7 +25,8 @@
 #define LOG_MODULE "sim"
 #define VOTERS_MAX 5
 #define VERSIONS_MAX (1u << 17)
-#define LEAKED_BYTES 24u
+#define LEAKED_BYTES \
+    64u /* libraft's 16, as malloc counts them, for each snapshot of a leader that could not be stored */
 
 /* libraft loses an array of one buffer when a leader's snapshot is not stored; counted in raft_sim_disk_stats. */
 __attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
@@ -207,16 +208,28 @@ static void crash(struct voter *v, enum world_crash kind)
     world_cancel(b->world, &v->end);
     world_node_crash(b->world, v->node, kind);
     raft_sim_crash(raft);
+    uint64_t soon_ns = below(b, 2) ? ENV_MS(30) : ENV_MS(1);
     world_schedule(b->world, &v->start, WORLD_NOBODY,
                    !b->faulty    ? ENV_MS(10)
                    : below(b, 2) ? below(b, ENV_MS(3000))
-                                 : below(b, ENV_MS(30)),
+                                 : below(b, soon_ns),
                    start);
 }
 
 static void end_now(struct world_event *event)
 {
     crash(list_entry(event, struct voter, end), WORLD_CRASH_PROCESS);
+}
+
+/* What must be durable is best tried right after it was written. */
+static void meta_written(void *arg, int node)
+{
+    struct bench *b = arg;
+    struct voter *v = &b->v[node];
+    if (b->newest < 10) /* a cluster whose first leader dies in its first moments has to be made again: raft-notes */
+        return;
+    if (b->faulty && below(b, 12) == 0 && !world_scheduled(&v->end))
+        world_schedule(b->world, &v->end, WORLD_NOBODY, 1 + below(b, ENV_MS(1) / 2), end_now);
 }
 
 static void failed(void *arg, int rc)
@@ -277,12 +290,18 @@ static bool all_trusted(const struct bench *b)
     return true;
 }
 
-/* The operator replaces a voter's disk: only while every other voter is up and has its own (raft-notes, "A voter without"). */
+/* The operator replaces a voter's disk: only while every voter is up, trusted and not empty (raft-notes, "A voter without"). */
 static void wipe(struct voter *v)
 {
     struct bench *b = v->bench;
     if (!all_trusted(b))
         return;
+    for (int i = 1; i <= b->voters; i++) {
+        struct raft_sim_disk_stats stats;
+        raft_sim_disk_stats(b->v[i].disk, &stats);
+        if (stats.last_index <= 1)
+            return;
+    }
     crash(v, WORLD_CRASH_POWER);
     raft_sim_disk_wipe(v->disk);
     v->voted = false;
@@ -350,12 +369,14 @@ static void bench_open(struct bench *b, uint64_t seed, const struct raft_sim_fau
     b->voters = seed % 3 == 0 ? 5 : 3;
     b->snapshot_threshold = 8u << seed % 4;
     b->disk = *disk;
+    b->disk.meta_written = meta_written;
+    b->disk.arg = b;
     b->values = calloc(VERSIONS_MAX, sizeof(*b->values));
     b->hashes = calloc(VERSIONS_MAX, sizeof(*b->hashes));
     b->faulty = b->working = true;
     for (int i = 1; i <= b->voters; i++) {
         (void)world_node_add(b->world);
-        b->v[i] = (struct voter){.bench = b, .node = i, .disk = raft_sim_disk_create(b->world, i, disk)};
+        b->v[i] = (struct voter){.bench = b, .node = i, .disk = raft_sim_disk_create(b->world, i, &b->disk)};
         world_schedule(b->world, &b->v[i].start, WORLD_NOBODY, below(b, ENV_MS(100)), start);
     }
     world_schedule(b->world, &b->fault, WORLD_NOBODY, ENV_MS(1000), fault);
@@ -416,7 +437,9 @@ static uint64_t run_seed(uint64_t seed, const struct raft_sim_faults *disk, bool
     sums[4] += b.failed_logs;
     sums[5] += b.wiped;
     uint64_t cut = bench_close(&b);
-    assert_true(consensus_heap_used() - heap <= cut * LEAKED_BYTES);
+    if (consensus_heap_used() - heap > cut * LEAKED_BYTES)
+        fail_msg("seed %llu: %zu bytes of libraft's heap are left, %llu snapshots were cut", (unsigned long long)seed,
+                 consensus_heap_used() - heap, (unsigned long long)cut);
     return hash;
 }
 
