@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -59,6 +60,48 @@ def is_running(pid):
             return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
     except (OSError, IndexError):
         return False
+
+
+def text_of(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+class Served:
+    """What nbdkit() gives: output and status of the script, and what nbdkit said."""
+
+    def __init__(self, returncode, stdout, stderr):
+        self.returncode, self.stdout, self.stderr = returncode, stdout, stderr
+
+
+def nbdkit(*argv, script, status=0, env=None):
+    """Runs a shell script while nbdkit serves; the script finds $uri and $unixsocket.
+
+    A sanitizer that is preloaded into nbdkit makes the C library hang in exit() once an error was told (by any plugin):
+    then, if errors are expected (status None), nbdkit is killed instead of told to end.
+    """
+    preload = sanitizer_preload()
+    with tempfile.TemporaryDirectory(prefix="ash-kit-") as directory:
+        sock, words = os.path.join(directory, "sock"), os.path.join(directory, "stderr")
+        with open(words, "w", encoding="utf-8") as stderr:
+            process = subprocess.Popen(["nbdkit", "-f", "-U", sock, *argv], stdin=subprocess.DEVNULL, stderr=stderr,
+                                       env={**os.environ, **preload, **(env or {})})
+        done = None
+        try:
+            wait_for(lambda: os.path.exists(sock) or process.poll() is not None or (preload and "error:" in text_of(words)),
+                     "nbdkit's socket")
+            if os.path.exists(sock) and process.poll() is None:
+                done = run("sh", "-c", script, status=None,
+                           env={**os.environ, "uri": f"nbd+unix:///?socket={sock}", "unixsocket": sock})
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL if preload and status is None else signal.SIGTERM)
+            ended = process.wait(DEADLINE_S)
+        said = text_of(words)
+    assert "ssertion" not in said and "ERROR: AddressSanitizer" not in said and "runtime error" not in said, said
+    served = Served(done.returncode if done else ended, done.stdout if done else "", said + (done.stderr if done else ""))
+    assert status is None or served.returncode == status, f"{served.returncode}: {served.stdout}{served.stderr}"
+    return served
 
 
 class Attached:

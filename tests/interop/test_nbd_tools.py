@@ -6,8 +6,8 @@ import select
 import signal
 import subprocess
 
-from nbd_cluster import (DEADLINE_S, MIB, PLUGIN, cluster, is_running, random_file, run,  # noqa: F401
-                         sanitizer_preload, scratch, volume, wait_for)
+from nbd_cluster import (DEADLINE_S, MIB, PLUGIN, cluster, is_running, nbdkit, random_file, run,  # noqa: F401
+                         scratch, volume, wait_for)
 
 
 # Goal: clients learn what the volume can do. Method: nbdinfo's words against what the man page says.
@@ -27,8 +27,7 @@ def test_exports_are_listed_and_chosen_by_name(cluster):  # noqa: F811
     names = [cluster.make(16 * MIB), cluster.make(32 * MIB)]
     script = ('nbdinfo --list --json "nbd+unix:///?socket=$unixsocket" && echo --- && '
               f'nbdinfo --size "nbd+unix:///{names[1]}?socket=$unixsocket"')
-    argv = ["nbdkit", "-U", "-", PLUGIN, f"cluster={cluster.dir}/cluster.conf", "--run", script]
-    listed, size = run(*argv, env={**os.environ, **sanitizer_preload()}).stdout.split("---")
+    listed, size = nbdkit(PLUGIN, f"cluster={cluster.dir}/cluster.conf", script=script).stdout.split("---")
     exports = {one["export-name"]: one["export-size"] for one in json.loads(listed)["exports"]}
     assert exports == {names[0]: 16 * MIB, names[1]: 32 * MIB}
     assert int(size) == 32 * MIB
@@ -222,12 +221,11 @@ def test_a_second_client_is_refused_or_fences_the_first(cluster, volume):  # noq
     first = QemuIo(volume.uri)
     assert first.call("write -P 1 0 4k").startswith("wrote")
     conf = f"cluster={cluster.dir}/cluster.conf"
-    env = {**os.environ, **sanitizer_preload()}
-    argv = ["nbdkit", "-U", "-", PLUGIN, f"volume={volume.name}", conf]
-    refused = run(*argv, "--run", 'nbdinfo "$uri"', status=None, env=env)
+    refused = nbdkit(PLUGIN, f"volume={volume.name}", conf, script='nbdinfo "$uri"', status=None)
     assert refused.returncode != 0
     assert "is attached elsewhere" in refused.stderr
-    second = run(*argv, "force=true", "--run", 'qemu-io -f raw -c "read -P 1 0 4k" -c "write -P 2 0 4k" "$uri"', env=env)
+    second = nbdkit(PLUGIN, f"volume={volume.name}", conf, "force=true",
+                    script='qemu-io -f raw -c "read -P 1 0 4k" -c "write -P 2 0 4k" "$uri"')
     assert "wrote 4096" in second.stdout
     assert "Operation not permitted" in first.call("write -P 3 0 4k")
     first.close()

@@ -5,41 +5,29 @@ The stand-in (fake_ashlar.c) obeys the volume's name: mem... works, fail-N fails
 """
 import errno
 import os
-import subprocess
 import tempfile
 
 import pytest
-from nbd_cluster import BUILD, PLUGIN, run, sanitizer_preload, scratch  # noqa: F401
+from nbd_cluster import BUILD, PLUGIN, nbdkit, run, sanitizer_preload
 
 FAKE = os.path.join(BUILD, "tests", "interop")
 
 
-def environment(**more):
-    return {**os.environ, **sanitizer_preload(), "LD_LIBRARY_PATH": FAKE, **more}
-
-
-def nbdkit(*argv, script=None, status=0, **env):
-    words = ["nbdkit", "-U", "-", PLUGIN, *argv]
-    if script:
-        words += ["--run", script]
-    return run(*words, status=status, env=environment(**env))
+def serve(*argv, script="true", status=0, **env):
+    return nbdkit(PLUGIN, *argv, script=script, status=status, env={"LD_LIBRARY_PATH": FAKE, **env})
 
 
 def counters_after(*argv, script):
-    """What the stand-in counted until nbdkit ended; --run does not wait for that end, so a foreground nbdkit is used."""
+    """What the stand-in counted until nbdkit ended."""
     with tempfile.TemporaryDirectory(prefix="ash-fake-") as directory:
-        log, sock = os.path.join(directory, "log"), os.path.join(directory, "sock")
-        process = subprocess.Popen(["nbdkit", "-f", "-U", sock, PLUGIN, *argv], stderr=subprocess.PIPE, text=True,
-                                   env=environment(FAKE_ASHLAR_LOG=log))
-        try:
-            run("sh", "-c", 'i=0; until [ -S "$0" ] || [ $i -gt 600 ]; do sleep 0.1; i=$((i + 1)); done; ' + script, sock,
-                env={**os.environ, "uri": f"nbd+unix:///?socket={sock}", "socket": sock})
-        finally:
-            process.terminate()
-            errors = process.communicate(timeout=60)[1]
-        assert "ssertion" not in errors, errors
+        log = os.path.join(directory, "log")
+        serve(*argv, script=script, FAKE_ASHLAR_LOG=log)
         with open(log, encoding="ascii") as file:
             return {key: int(value) for key, value in (word.split("=") for word in file.read().split())}
+
+
+def environment():
+    return {**os.environ, **sanitizer_preload(), "LD_LIBRARY_PATH": FAKE}
 
 
 # Goal: each errno of the library becomes the NBD error that says the same; what NBD has no number for is EIO, never EINVAL.
@@ -52,7 +40,7 @@ def counters_after(*argv, script):
 def test_errors_become_nbd_errors(given, seen):
     commands = ("read 0 4k", "write 0 4k", "write -z 0 4k", "discard 0 4k")
     words = " ".join(f'-c "{command}"' for command in commands)
-    done = nbdkit(f"fail-{given}", script=f'qemu-io -f raw -d unmap {words} "$uri"', status=None)
+    done = serve(f"fail-{given}", script=f'qemu-io -f raw -d unmap {words} "$uri"', status=None)
     said = [line for line in (done.stdout + done.stderr).split("\n") if seen in line and "nbdkit:" not in line]
     assert len(said) == len(commands), done.stdout + done.stderr
 
@@ -63,7 +51,7 @@ def test_errors_become_nbd_errors(given, seen):
     ("nosuch", "there is no volume 'nosuch'; see: ashlar volume ls"),
     (f"open-{errno.ETIMEDOUT}", "cannot be attached: the stand-in says no")])
 def test_what_cannot_be_opened_is_told(name, sentence):
-    done = nbdkit(name, script='nbdinfo "$uri"', status=None)
+    done = serve(name, script='nbdinfo "$uri"', status=None)
     assert done.returncode != 0
     assert sentence in done.stderr
 
@@ -75,7 +63,7 @@ def test_what_cannot_be_opened_is_told(name, sentence):
     (["volume=mem", "addresses=tcp:h:1", "cluster=/etc/passwd"], "both cluster and addresses"),
     (["volume=mem", "cluster=/no/such/file"], "/no/such/file"), (["volume=mem", "force=perhaps"], "perhaps")])
 def test_wrong_parameters_end_nbdkit(argv, sentence):
-    done = nbdkit(*argv, script="exit 0", status=None)
+    done = serve(*argv, status=None)
     assert done.returncode != 0
     assert sentence in done.stderr
 
@@ -92,7 +80,7 @@ def test_connections_share_one_handle():
 
 # Goal: volumes chosen by export name come and go with their connections.
 def test_exports_by_name_are_closed_with_their_connections():
-    one = 'qemu-io -f raw -c "write 0 4k" "nbd+unix:///{}?socket=$socket" && '
+    one = 'qemu-io -f raw -c "write 0 4k" "nbd+unix:///{}?socket=$unixsocket" && '
     counted = counters_after(script=one.format("mem-a") + one.format("mem-b") + one.format("mem-a") + "true")
     assert (counted["opens"], counted["closes"]) == (3, 3)
 
@@ -106,20 +94,20 @@ def test_flags_reach_the_library():
     assert counted["no_hole"] == 2, "without -u the space is kept"
     assert counted["fua"] >= 2
     assert counted["force"] == 1
-    done = nbdkit("-r", "mem", script='nbdinfo "$uri"')
+    done = serve("-r", "mem", script='nbdinfo "$uri"')
     assert "is_read_only: true" in done.stdout
 
 
 # Goal: a map of a whole disk is put together from many short answers. Method: the stand-in tells a mebibyte at once.
 def test_extents_are_put_together():
-    done = nbdkit("mem", script='qemu-io -f raw -c "write 1000000 5000000" "$uri" >&2 && nbdinfo --map "$uri"')
+    done = serve("mem", script='qemu-io -f raw -c "write 1000000 5000000" "$uri" >&2 && nbdinfo --map "$uri"')
     rows = [line.split()[:3] for line in done.stdout.strip().split("\n")]
     assert rows == [["0", "999424", "3"], ["999424", "5001216", "0"], ["6000640", "61108224", "3"]]
 
 
 # Goal: names that no volume has, and none at all, are refused as exports.
 def test_empty_export_name_is_refused():
-    done = nbdkit(script='nbdinfo "nbd+unix:///?socket=$unixsocket"', status=None)
+    done = serve(script='nbdinfo "nbd+unix:///?socket=$unixsocket"', status=None)
     assert "no volume: ask for an export by the name of a volume" in done.stderr
 
 
