@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/mutant.h"
 #include "server/control/map.h"
 #include "server/control/map_state.h"
 
@@ -185,7 +186,9 @@ bool map_member_electable(const struct map *map, const struct map_member *member
 {
     assert(map != NULL);
     assert(member != NULL);
-    if (!(member->flags & (MAP_MEMBER_IN_SYNC | MAP_MEMBER_ELIGIBLE)) || (member->flags & MAP_MEMBER_EMPTY))
+    if (!(member->flags & (MAP_MEMBER_IN_SYNC | MAP_MEMBER_ELIGIBLE)) && !MUTANT(anybody_is_electable))
+        return false;
+    if (member->flags & MAP_MEMBER_EMPTY)
         return false;
     return map_node_usable(map_find_node(map, member->node));
 }

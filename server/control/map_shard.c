@@ -14,6 +14,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "common/mutant.h"
 #include "server/control/map.h"
 #include "server/control/map_state.h"
 
@@ -150,9 +151,9 @@ bool map_shard_elect(struct map *map, struct map_volume *volume, struct map_shar
         if (m->flags & MAP_MEMBER_EMPTY)
             m->e_r = 0;
         else if (m->flags & MAP_MEMBER_ELIGIBLE)
-            m->e_r = shard->active_epoch; /* else what it was before it was resynced */
+            m->e_r = MUTANT(e_r_too_new) ? shard->epoch : shard->active_epoch; /* else what it was before it was resynced */
     }
-    if (best->flags & MAP_MEMBER_REBOOTED)
+    if ((best->flags & MAP_MEMBER_REBOOTED) && !MUTANT(no_loss_number))
         shard->loss_number++; /* R13 */
     best->flags |= MAP_MEMBER_IN_SYNC;
     best->incarnation = map_find_node(map, best->node)->incarnation;

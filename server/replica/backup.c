@@ -14,6 +14,7 @@
 
 #include "common/crc32c.h"
 #include "common/log.h"
+#include "common/mutant.h"
 #include "server/replica/replica_internal.h"
 #include "server/replica/window_wire.h"
 
@@ -136,11 +137,12 @@ static int may_write(struct replica *rep, const struct peer_source *source, cons
     assert(source->node <= MAP_NODES_MAX);
     replica_assert(rep);
     struct replicas *r = rep->set;
-    if (h->epoch != rep->map.epoch || rep->map.primary != source->node || source->node == r->cfg.node)
+    bool current = h->epoch == rep->map.epoch && rep->map.primary == source->node && source->node != r->cfg.node;
+    if (!current && !MUTANT(obey_older_epoch))
         return -ESTALE; /* I5; a newer epoch cannot be here: the frame waited for the map (R3) */
     const struct map_volume *v = replica_volume(rep);
     bool exempt = (h->flags & WIRE_F_TAKEOVER) || h->opcode == WIRE_SYNC_COPY || h->session == 0;
-    if (v && !exempt && h->session < v->session.number)
+    if (v && !exempt && h->session < v->session.number && !MUTANT(obey_older_session))
         return -EPERM; /* I6 */
     const struct map_member *self = map_member_of(&rep->map, r->cfg.node);
     bool syncing = (h->flags & WIRE_F_TO_SYNC) || h->opcode == WIRE_SYNC_COPY;
@@ -170,7 +172,7 @@ static void replicate(struct replicas *r, const struct peer_source *source, stru
         refuse(r, source, msg, -EBADMSG);
         return;
     }
-    assert(h->epoch == rep->map.epoch);
+    assert(h->epoch == rep->map.epoch || MUTANT(obey_older_epoch));
     struct window_entry *entry = window_add(rep, h->epoch, h->lsn_n, h->offset, (uint32_t)h->length, h->generation);
     entry->source = *source;
     entry->request = *h;
@@ -213,6 +215,8 @@ static void raise_answer(struct drain_wait *wait)
         abort();
     reply.body_len = window_encode(rep, body, WIRE_BODY_MAX);
     peers_reply(rep->set->cfg.peers, &wait->source, &wait->request, &reply, body, NULL, 0);
+    if (MUTANT(window_dropped_at_raise))
+        window_retire_older(rep, rep->map.epoch);
     free(body);
 }
 
@@ -242,7 +246,7 @@ static void raise_restamped(struct store_restamp *req, int rc)
 void drain_check(struct replica *rep)
 {
     replica_assert(rep);
-    if (rep->drive_writes > 0)
+    if (rep->drive_writes > 0 && !MUTANT(raise_without_drain))
         return;
     list_for_each_safe(pos, tmp, &rep->drains)
     {
@@ -260,7 +264,10 @@ void drain_check(struct replica *rep)
         } else {
             wait->restamp = (struct store_restamp){
                 .shard = rep->shard, .epoch = rep->map.epoch, .cb = raise_restamped, .owner = wait};
-            store_restamp(&wait->restamp);
+            if (MUTANT(backup_does_not_restamp))
+                raise_restamped(&wait->restamp, 0);
+            else
+                store_restamp(&wait->restamp);
         }
     }
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "common/mutant.h"
 #include "server/replica/replica_internal.h"
 
 #define LOG_MODULE "replica"
@@ -154,12 +155,12 @@ static void start_client(struct op_ctx *ctx)
         return;
     }
     /* I6: once a newer session was acknowledged, an older one changes (and reads) nothing. */
-    if (op->session != 0 && op->session != v->session.number) {
+    if (op->session != 0 && op->session != v->session.number && !MUTANT(obey_older_session)) {
         op_finish(ctx, op->session < v->session.number ? -EPERM : -ESTALE);
         return;
     }
     /* I8: a frame of an earlier time in office; its sender may long have had it done by the primary between. */
-    if (op->epoch != 0 && op->epoch < rep->office_epoch) {
+    if (op->epoch != 0 && op->epoch < rep->office_epoch && !MUTANT(obey_frame_of_earlier_office)) {
         op_finish(ctx, -ESTALE);
         return;
     }
@@ -307,6 +308,15 @@ void ops_resume(struct replica *rep)
             ctx->session = 0;
         }
         assert(ctx->kind != CTX_COPY); /* takeover_start ended them */
+        if (MUTANT(no_resend_in_new_epoch) && ctx->kind == CTX_CLIENT) {
+            ctx->epoch = rep->map.epoch; /* whoever answered in the old epoch will do */
+            ctx->n = ++rep->next_n;
+            list_push_back(&rep->sent, &ctx->sent_link);
+            for (uint32_t i = 0; i < ctx->target_count; i++)
+                ctx->targets[i].counted = false;
+            write_check_done(ctx);
+            continue;
+        }
         write_send(ctx, ctx->kind == CTX_CLIENT);
     }
     bool started = true;

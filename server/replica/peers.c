@@ -17,6 +17,7 @@
 #include "common/hello.h"
 #include "common/log.h"
 #include "common/map_u64.h"
+#include "common/mutant.h"
 
 #define LOG_MODULE "peers"
 #define PEERS_TICK_NS ENV_MS(250)
@@ -520,7 +521,7 @@ static void try_hello(struct peer_in *in)
         in_end(in);
         return;
     }
-    if (p->in[hello.node])
+    if (p->in[hello.node] && !MUTANT(old_link_stays_open))
         in_end(p->in[hello.node]); /* R5: before the hello is answered */
     in->node = hello.node;
     in->incarnation = hello.incarnation;

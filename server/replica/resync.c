@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "common/mutant.h"
 #include "server/replica/replica_internal.h"
 #include "server/replica/sync_wire.h"
 
@@ -275,7 +276,8 @@ void sync_forward_failed(struct replica *rep, uint32_t node, uint64_t offset, ui
         sync_restart(s);
         return;
     }
-    for (uint64_t chunk = offset / STORE_CHUNK_BYTES; chunk <= (offset + length - 1) / STORE_CHUNK_BYTES; chunk++)
+    for (uint64_t chunk = offset / STORE_CHUNK_BYTES;
+         chunk <= (offset + length - 1) / STORE_CHUNK_BYTES && !MUTANT(failed_forward_forgotten); chunk++)
         list_chunk(s, (uint32_t)chunk);
     if (s->state == SYNC_JOINING)
         s->state = SYNC_COPYING;
@@ -312,13 +314,14 @@ static void list_answered(struct peer_request *req, int rc)
     assert(req->owner != NULL);
     struct sync *s = req->owner;
     s->request_busy = false;
-    if (rc == 0)
+    if (rc == 0 && !MUTANT(resync_ignores_the_members_list))
         rc = sync_list_decode(req->reply->body, req->reply->header.body_len, list_entry_seen, s);
     if (rc != 0) {
         sync_restart(s);
         return;
     }
-    list_own(s);
+    if (!MUTANT(resync_ignores_the_own_list))
+        list_own(s);
     s->state = SYNC_COPYING;
     s->cursor = 0;
     log_info("volume %llu shard %u: syncing member %u (e_R %llu): %u chunks to compare",
@@ -577,7 +580,7 @@ void sync_chunk_locked(struct op_ctx *ctx)
     struct replica *rep = ctx->replica;
     struct store_chunk_info info;
     uint32_t next = 0;
-    assert(ctx->unlocked ? rep->phase == PHASE_PARKED : ctx->lock.held && ctx->lock.exclusive);
+    assert(ctx->unlocked ? rep->phase == PHASE_PARKED || MUTANT(copy_without_lock) : ctx->lock.held && ctx->lock.exclusive);
     ctx->state = CTX_PREPARING;
     c->rc = 0;
     if (store_chunks_modified(rep->shard, 0, c->chunk, &info, 1, &next) == 1 && info.chunk == c->chunk)
@@ -618,10 +621,10 @@ static void chunk_begin(struct sync *s, uint32_t chunk)
     ctx->generation = v->generation;
     ctx->done = chunk_ctx_done;
     ctx->owner = c;
-    if (rep->phase == PHASE_PARKED) {
+    if (rep->phase == PHASE_PARKED || MUTANT(copy_without_lock)) {
         /* Writes that cannot be acknowledged until this member is in sync hold their locks. Nothing is written while PARKED, so
          * that copies need none; any new epoch aborts them. */
-        assert(rep->drive_writes == 0);
+        assert(rep->drive_writes == 0 || MUTANT(copy_without_lock));
         ctx->unlocked = true;
         ctx->state = CTX_HELD;
         list_push_back(&rep->ops, &ctx->link);

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "common/mutant.h"
 #include "server/replica/replica_internal.h"
 #include "server/replica/window_wire.h"
 
@@ -140,6 +141,8 @@ void takeover_step(struct replica *rep)
     assert(t->epoch == rep->map.epoch);
     if (rep->drive_writes > 0 || t->restamp_busy)
         return;
+    if (!t->restamped && MUTANT(primary_does_not_restamp))
+        t->restamped = true;
     if (!t->restamped) {
         t->restamp_busy = true;
         t->restamp =
@@ -218,7 +221,7 @@ void takeover_start(struct replica *rep)
     abandon_copies(rep);
     t->epoch = rep->map.epoch;
     t->restamped = false;
-    if (!v || map_in_sync_count(&rep->map) < v->min_replicas) {
+    if (!v || (map_in_sync_count(&rep->map) < v->min_replicas && !MUTANT(acknowledge_below_min))) {
         log_info("volume %llu shard %u epoch %llu: %u of %u members in sync: parked", (unsigned long long)rep->volume,
                  rep->index, (unsigned long long)rep->map.epoch, map_in_sync_count(&rep->map), v ? v->min_replicas : 0);
         return;
@@ -280,7 +283,7 @@ static void takeover_copy(struct replica *rep)
     }
     merge_ranges(t);
     t->range_next = 0;
-    if (t->raise_count == 0)
+    if (t->raise_count == 0 || MUTANT(takeover_copies_nothing))
         t->range_count = 0; /* nobody to be made equal */
     rep->phase = PHASE_COPYING;
     log_debug("volume %llu shard %u epoch %llu: takeover copies %u ranges", (unsigned long long)rep->volume, rep->index,
@@ -349,6 +352,8 @@ static void takeover_activate(struct replica *rep)
     assert(rep->phase == PHASE_COPYING || rep->phase == PHASE_ACTIVATING);
     assert(rep->takeover.copies_busy == 0);
     rep->phase = PHASE_ACTIVATING;
+    if (MUTANT(serve_before_active) && rep->map.active_epoch < rep->map.epoch)
+        rep->map.active_epoch = rep->map.epoch;
     if (rep->map.active_epoch == rep->map.epoch) {
         takeover_serve(rep);
         return;

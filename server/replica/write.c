@@ -15,6 +15,7 @@
 
 #include "common/crc32c.h"
 #include "common/log.h"
+#include "common/mutant.h"
 #include "server/replica/replica_internal.h"
 
 #define LOG_MODULE "replica"
@@ -282,7 +283,7 @@ static void choose_targets(struct op_ctx *ctx)
         if (m->flags & MAP_MEMBER_IN_SYNC)
             add_target(ctx, m->node, true);
         else if (sync_is_target(rep, m->node, &joining))
-            add_target(ctx, m->node, joining);
+            add_target(ctx, m->node, joining && !MUTANT(joiner_need_not_answer));
     }
 }
 
@@ -399,6 +400,8 @@ void write_commit_advance(struct replica *rep)
         commit = ctx->n - 1;
         break;
     }
+    if (MUTANT(commit_runs_ahead))
+        commit = rep->next_n;
     assert(commit >= rep->commit_n);
     if (commit == rep->commit_n)
         return;
@@ -501,18 +504,18 @@ void write_check_done(struct op_ctx *ctx)
         write_commit_advance(rep);
         return;
     }
-    if (!all_answered(ctx))
+    if (!all_answered(ctx) && !MUTANT(acknowledge_before_all))
         return;
     if (ctx->kind == CTX_CLIENT) {
         /* I4, R6, R8 */
         assert(rep->map.active_epoch == rep->map.epoch);
         uint32_t in_sync = map_in_sync_count(&rep->map);
         const struct map_volume *v = replica_volume(rep);
-        if (!v || in_sync < v->min_replicas)
+        if (!v || (in_sync < v->min_replicas && !MUTANT(acknowledge_below_min)))
             return;
         if (in_sync == 1 && !replica_lease_valid(rep))
             return; /* R9: a sole member needs the lease for acknowledgements too */
-        if (sync_withholds_ack(rep))
+        if (sync_withholds_ack(rep) && !MUTANT(acknowledge_while_adding))
             return; /* R17: until the outcome of an add is known */
     }
     write_done(ctx);

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/mutant.h"
+
 void unit_list_add(struct unit_list *list, uint32_t unit)
 {
     assert(unit != UNIT_NONE);
@@ -163,7 +165,10 @@ bool chunk_is_fresh(const struct chunk *chunk, uint32_t block)
 void chunk_unref(struct store *store, struct unit_list *released, uint32_t unit)
 {
     assert(unit != UNIT_NONE);
-    if (alloc_unref(&store->alloc, unit))
+    bool last = alloc_unref(&store->alloc, unit);
+    if (last && MUTANT(unit_reused_at_once))
+        alloc_free(&store->alloc, unit);
+    else if (last)
         unit_list_add(released, unit);
 }
 

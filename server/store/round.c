@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/mutant.h"
+
 static void round_start(struct env_task *task);
 
 static bool work_waits(const struct store *store)
@@ -166,6 +168,8 @@ static bool flush_needed(const struct store *store, bool heavy)
 {
     assert(store->flushed_seq <= store->write_seq);
     if (!store->drive->volatile_cache || store->flushed_seq == store->write_seq)
+        return false;
+    if (MUTANT(flush_skips_the_drive))
         return false;
     return heavy || store->unsettled_puts;
 }
