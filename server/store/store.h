@@ -6,7 +6,7 @@
  *   the block, else by redirect into a new 64 KiB unit. Regions (16 chunks) carry dirty marks (R14).
  * Threading: the data thread's; no clock, no I/O but through env, drive and kv.
  * Errors: in the callback, 0 / -errno: -EILSEQ checksum mismatch (bad_block says which), -ENOSPC, -EIO (the store failed: sticky,
- *   rule "a failed drive flush fails the store", R13), -ENOENT (no such shard instance here).
+ *   rule "a failed drive flush fails the store", R13), -ENOENT (no such shard instance here), -ESTALE (see Generations).
  * Ownership: request structs are embedded by the caller and borrowed until cb; cb never runs inside the call.
  */
 #ifndef ASHLAR_SERVER_STORE_STORE_H
@@ -95,11 +95,12 @@ void store_shard_each(struct store *store, void (*fn)(void *arg, const struct st
 
 enum store_op { STORE_READ, STORE_WRITE, STORE_ZERO };
 enum store_io_flags {
-    STORE_IO_NO_HOLE = 1u << 0,   /* ZERO: keep the space */
-    STORE_IO_SYNC_COPY = 1u << 1, /* resync copy: marks like any write; mod_epoch = max(own, epoch) */
-    STORE_IO_BASE_OK = 1u << 2,   /* reserved for clones */
-    STORE_IO_RAW = 1u << 3,       /* READ: do not fail on a checksum mismatch, recompute (digest, adoption) */
-    STORE_IO_REPAIR = 1u << 4,    /* WRITE: rewrites a damaged block with its good content (counted) */
+    STORE_IO_NO_HOLE = 1u << 0, /* ZERO: keep the space */
+    STORE_IO_SYNC_COPY =
+        1u << 1,               /* resync or takeover copy: marks like any write; mod_epoch = max(own, epoch); may name a
+                                   * generation older than the chunk's newest record (see Generations) */
+    STORE_IO_RAW = 1u << 3,    /* READ: do not fail on a checksum mismatch, recompute (digest, adoption) */
+    STORE_IO_REPAIR = 1u << 4, /* WRITE: rewrites a damaged block with its good content (counted) */
 };
 
 struct store_io {
@@ -202,6 +203,96 @@ struct store_extent {
 uint32_t store_extents(struct store_shard *shard, uint32_t generation, uint64_t offset, uint64_t length,
                        struct store_extent *ret_extents, uint32_t max);
 
+/* Generations (R20, R22). A record (chunk, g) serves every generation from g up to the chunk's next newer record, so a
+ * snapshot that nothing was written since costs nothing, and what is read never depends on how many there are.
+ * - WRITE, ZERO with generation > the chunk's newest record: the record of a new generation is made from the resolved map of
+ *   the newest one, its units shared and counted; when no live generation needs the older record it is moved instead.
+ * - WRITE, ZERO with generation < the chunk's newest record: with STORE_IO_SYNC_COPY it changes the record of exactly that
+ *   generation (made from the record that serves it, if it has none); newer records stay what they are. Generations between
+ *   it and the next newer record see it. Without the flag: -ESTALE. Such copies never overwrite in place.
+ * - READ, digest, extents: any generation. Generations that are not live read as anything. */
+#define STORE_LIVE_MAX 8192u
+/* live: ascending, the head included, borrowed for the call. Records that serve none of them are removed in the background at
+ * a bounded rate, again after every restart (the list is not stored; until the first call everything stays). A generation
+ * must be in the list before the first write that is newer reaches the store: the head always is. */
+void store_generations(struct store_shard *shard, const uint32_t *live, uint32_t count);
+/* True while records that serve no live generation may be left. */
+bool store_generations_pending(const struct store_shard *shard);
+
+/* Which generations have a record of the chunk, ascending; clones: own records only. Resync compares each of them at source
+ * and target, oldest first. -ENOSPC: more than max (count says how many there are). */
+struct store_chunk_generations {
+    struct store_shard *shard;
+    uint32_t chunk;
+    uint32_t *generations; /* out, caller's */
+    uint32_t max;
+    uint32_t count; /* out */
+    void (*cb)(struct store_chunk_generations *req, int rc);
+    void *owner;
+    void *impl; /* private */
+};
+void store_chunk_generations(struct store_chunk_generations *req);
+
+/* Extents of any generation, or what changed from one generation to another, from records alone: no data is read.
+ * since 0: extents of `generation`; states as in store_extent. Else: the blocks whose place on the drive differs between the
+ * two, as runs with their state in `generation`; a block that was merged or written with what it held is told, too. Runs
+ * that are the same are left out. next: where to go on (offset + length: all told). */
+struct store_diff {
+    struct store_shard *shard;
+    uint32_t since, generation;
+    uint64_t offset, length;      /* bytes in the shard; 4 KiB multiples */
+    struct store_extent *extents; /* out, caller's */
+    uint32_t max;
+    uint32_t count; /* out */
+    uint64_t next;  /* out */
+    void (*cb)(struct store_diff *req, int rc);
+    void *owner;
+    void *impl; /* private */
+};
+void store_diff(struct store_diff *req);
+
+/* The head becomes generation `to` (newer than every record) that reads as `from`: each chunk with records newer than
+ * `from` gets a record `to` with the resolved map of `from`, units shared. Idempotent: a crash on the way is followed by the same call
+ * again. No write to the shard from the call to cb. Durable after a flush. */
+struct store_rollback {
+    struct store_shard *shard;
+    uint32_t from, to;
+    uint64_t epoch; /* of the change: marks and mod_epoch (R14) */
+    uint64_t lsn_n;
+    uint32_t chunks_done; /* out, while it runs: of STORE_SHARD_CHUNKS */
+    void (*cb)(struct store_rollback *req, int rc);
+    void *owner;
+    void *impl; /* private */
+};
+void store_rollback(struct store_rollback *req);
+
+/* Clones. A chunk without a record of its own reads through the base: the record that serves base.generation there, or the
+ * base's own base. The first write makes the clone's own record: a resolved copy with shared, counted units. The base shard must be
+ * on this store (open or not), base.generation live in it; an instance that is somebody's base is not dropped
+ * (store_shard_drop of it does nothing, opening another instance of its shard leaves it). A shard that has a base keeps it over restarts.
+ * Set before the first request: 0 (also when it is this one already); -ENOENT no such shard here; -ELOOP more than
+ * STORE_BASE_DEPTH_MAX bases; -EEXIST another base, or chunks of its own without one.
+ * Order: a member's copy of the base must be in sync before a clone there is: resync the base first. */
+#define STORE_BASE_DEPTH_MAX 16u
+struct store_base {
+    struct store_shard_id id;
+    uint32_t generation;
+};
+int store_shard_set_base(struct store_shard *shard, const struct store_base *base);
+bool store_shard_base(const struct store_shard *shard, struct store_base *ret_base);  /* false: none */
+bool store_shard_is_base(const struct store *store, const struct store_shard_id *id); /* of a shard that is here */
+/* Gives every chunk that reads through the base a record of its own (shared units, no data is copied), then forgets the base.
+ * I/O may go on meanwhile. Durable after a flush. Nothing to do without a base. */
+struct store_flatten {
+    struct store_shard *shard;
+    uint64_t epoch, lsn_n;
+    uint32_t chunks_done; /* out, while it runs */
+    void (*cb)(struct store_flatten *req, int rc);
+    void *owner;
+    void *impl; /* private */
+};
+void store_flatten(struct store_flatten *req);
+
 struct store_stats {
     uint64_t bytes_total, bytes_allocated, bytes_reserved, bytes_prewritten;
     uint64_t chunks, marks, suspect_regions;
@@ -210,6 +301,10 @@ struct store_stats {
     uint64_t units_merged;                             /* third sources */
     uint64_t blocks_verified, blocks_adopted, blocks_reverted, blocks_damaged, blocks_repaired;
     uint64_t scrub_position, scrub_passes, scrub_errors;
+    uint64_t records_switched, records_moved,
+        records_inherited;                    /* made by a new generation, renamed, from another record */
+    uint64_t records_removed, shards_to_reap; /* served no live generation; where some may be left */
+    uint64_t old_maps_cached, old_maps_loaded;
     uint64_t oldest_io_ns; /* age of the oldest I/O in flight: a hung drive is a failed node (R23) */
     bool near_full, full, failed;
 };
