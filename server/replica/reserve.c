@@ -221,8 +221,7 @@ int reserve_accept(struct window_entry *entry)
         granted->units -= spent;
         entry->credits = spent;
     }
-    uint32_t needed =
-        h->aux == WIRE_WRITE ? store_units_needed(rep->shard, h->generation, h->offset, h->length) : 0;
+    uint32_t needed = h->aux == WIRE_WRITE ? store_units_needed(rep->shard, h->generation, h->offset, h->length) : 0;
     if (needed <= entry->credits)
         return 0;
     if (store_reserve(r->cfg.store, needed - entry->credits) == 0) {

@@ -580,7 +580,8 @@ void sync_chunk_locked(struct op_ctx *ctx)
     struct replica *rep = ctx->replica;
     struct store_chunk_info info;
     uint32_t next = 0;
-    assert(ctx->unlocked ? rep->phase == PHASE_PARKED || MUTANT(copy_without_lock) : ctx->lock.held && ctx->lock.exclusive);
+    assert(ctx->unlocked ? rep->phase == PHASE_PARKED || MUTANT(copy_without_lock)
+                         : ctx->lock.held && ctx->lock.exclusive);
     ctx->state = CTX_PREPARING;
     c->rc = 0;
     if (store_chunks_modified(rep->shard, 0, c->chunk, &info, 1, &next) == 1 && info.chunk == c->chunk)

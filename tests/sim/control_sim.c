@@ -150,12 +150,23 @@ void control_sim_register(struct bridge_to_control *b, const struct map_node *in
     assert(rc == 0);
 }
 
-void control_sim_disconnect(struct bridge_to_control *b)
+void control_sim_stop(struct bridge_to_control *b)
 {
     struct control_life *life = life_of_bridge(b);
-    life->told = true;
     assert(!life->dying);
+    life->told = true;
+    if (life->stopping)
+        return;
+    life->stopping = true;
+    if (life->control)
+        control_stop(life->control, /* cb= */ NULL, NULL);
     bridge_sim_close_control(life->bridge);
+}
+
+void control_sim_disconnect(struct bridge_to_control *b)
+{
+    control_sim_stop(b);
+    assert(life_of_bridge(b)->stopping);
 }
 
 /* ---- end ---- */

@@ -52,7 +52,9 @@ struct bridge_to_control *control_sim_connect(struct control_sim *sim, int node,
                                               struct bridge_to_data *data, void (*ended)(void *arg), void *arg);
 /* The store is open: the core starts. info: as NODE_REGISTER has it; control_address is set here. */
 void control_sim_register(struct bridge_to_control *b, const struct map_node *info);
-/* Before an orderly exit of the process (world_node_crash): requests of the data side end with -ESHUTDOWN from now on. */
+/* An orderly exit begins: the core stops, which ends every request of the data side with -ESHUTDOWN, now and from now on. */
+void control_sim_stop(struct bridge_to_control *b);
+/* Before an orderly exit of the process (world_node_crash): `ended` does not come any more. Implies control_sim_stop. */
 void control_sim_disconnect(struct bridge_to_control *b);
 
 /* The newest map that any core has applied; it changes while nothing of the caller runs. */

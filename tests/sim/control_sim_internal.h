@@ -22,7 +22,8 @@ struct control_life { /* one process of a node */
     struct control *control;
     void (*ended)(void *arg);
     void *ended_arg;
-    bool told; /* ended was called */
+    bool told; /* ended was called, or is not wanted */
+    bool stopping;
     bool dying;
     bool leads;
     /* what the checker knows */

@@ -30,12 +30,14 @@ enum fault_kind {
     FAULT_ROT,
     FAULT_CLEAN_STOP,
     FAULT_FAILOVER,
+    FAULT_GUEST,
     FAULT_KINDS,
 };
 
 static const char *const fault_names[FAULT_KINDS] = {
-    "crash",     "power loss", "power loss of all", "crash of a pair", "crash loop", "pause",      "one-way cut",
-    "isolation", "reset",      "slow drive",        "drive EIO",       "bit rot",    "clean stop", "client fail-over",
+    "crash",       "power loss", "power loss of all", "crash of a pair", "crash loop", "pause",      "one-way cut",
+    "isolation",   "reset",      "slow drive",        "drive EIO",       "bit rot",    "clean stop", "client fail-over",
+    "guest crash",
 };
 
 struct faulty_node {
@@ -169,6 +171,7 @@ static void inject(struct faults *f, enum fault_kind kind)
         }
         return;
     case FAULT_FAILOVER: guest_failover(sim->guests[below(f, sim->guest_count)]); return;
+    case FAULT_GUEST: guest_crash(sim->guests[below(f, sim->guest_count)]); return;
     case FAULT_KINDS: break;
     }
     assert(!"no such fault");
@@ -179,7 +182,7 @@ static uint64_t rate_of(const struct scenario *s, enum fault_kind kind)
     const uint64_t rates[FAULT_KINDS] = {
         s->crash_per_min,     s->power_per_min, s->power_all_per_min,  s->crash_pair_per_min, s->crash_loop_per_min,
         s->pause_per_min,     s->cut_per_min,   s->isolate_per_min,    s->reset_per_min,      s->slow_drive_per_min,
-        s->drive_eio_per_min, s->rot_per_min,   s->clean_stop_per_min, s->failover_per_min,
+        s->drive_eio_per_min, s->rot_per_min,   s->clean_stop_per_min, s->failover_per_min,   s->guest_crash_per_min,
     };
     return rates[kind];
 }

@@ -117,6 +117,12 @@ void plane_register(struct plane *plane, struct bridge_to_control *b, const stru
         authority_register(b, info);
 }
 
+void plane_stop(struct plane *plane, struct bridge_to_control *b)
+{
+    if (plane->control)
+        control_sim_stop(b);
+}
+
 void plane_disconnect(struct plane *plane, struct bridge_to_control *b)
 {
     if (plane->control)

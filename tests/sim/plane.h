@@ -33,6 +33,8 @@ int plane_apply(struct plane *plane, struct map_entry *entry, struct map_result 
 struct bridge_to_control *plane_connect(struct plane *plane, int node, struct env *env, struct bridge_to_data *data,
                                         void (*ended)(void *arg), void *arg);
 void plane_register(struct plane *plane, struct bridge_to_control *b, const struct map_node *info);
+/* An orderly exit begins: the data side's requests end with -ESHUTDOWN (the stand-in answers them anyway). */
+void plane_stop(struct plane *plane, struct bridge_to_control *b);
 void plane_disconnect(struct plane *plane, struct bridge_to_control *b);
 
 struct plane_attach {

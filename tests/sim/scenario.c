@@ -48,6 +48,7 @@ static const struct key keys[] = {
     KEY(op_gap_us, 1500),
     KEY(failover_per_min, 0),
     KEY(serial_overlaps, 1),
+    KEY(guest_crash_per_min, 10),
     KEY(safety_ms, 20000),
     KEY(liveness_ms, 60000),
     KEY(crash_per_min, 0),

@@ -16,7 +16,7 @@ struct scenario {
     uint64_t control; /* 1: the shipped control plane instead of its stand-in */
     /* workload */
     uint64_t clients_qd, hot_blocks, hot_percent, read_percent, flush_percent, zero_percent, fua_percent, piece_percent;
-    uint64_t write_max_kib, op_gap_us, failover_per_min, serial_overlaps;
+    uint64_t write_max_kib, op_gap_us, failover_per_min, serial_overlaps, guest_crash_per_min;
     /* how long: faults, then how long at most until all is well again */
     uint64_t safety_ms, liveness_ms;
     /* faults a minute (of virtual time, of the whole cluster) */

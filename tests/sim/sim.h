@@ -52,6 +52,7 @@ bool guest_idle(const struct guest *client); /* nothing in flight */
 void guest_read_all(struct guest *client);   /* reads every chunk once, judged like any read */
 void guest_shard_lost(struct guest *client, uint32_t shard);
 void guest_failover(struct guest *client);
+void guest_crash(struct guest *client); /* what it has in flight is unknown to it; it starts over */
 uint64_t guest_volume(const struct guest *client);
 uint64_t guest_ops(const struct guest *client);
 void guest_print(const struct guest *client);

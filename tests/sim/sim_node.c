@@ -589,6 +589,7 @@ static void store_closed(void *arg)
     life->store = NULL;
     env_timer_stop(life->env, &life->alive_timer);
     stream_transport_shutdown(life->transport);
+    plane_stop(life->node->config.plane, life->control);
     life_leave(life);
 }
 

@@ -305,6 +305,12 @@ void guest_failover(struct guest *g)
     g->driver->failover(g);
 }
 
+void guest_crash(struct guest *g)
+{
+    sim_note(g->sim, "volume %" PRIu64 ": its guest crashes", g->volume);
+    g->driver->crash(g);
+}
+
 void guest_shard_lost(struct guest *g, uint32_t shard)
 {
     uint64_t cells = g->shard_bytes / HISTORY_CELL;

@@ -34,6 +34,7 @@ struct driver {
     void (*destroy)(struct guest *guest);
     void (*submit)(struct slot *slot); /* ends by slot_ended, or slot_retry */
     void (*failover)(struct guest *guest);
+    void (*crash)(struct guest *guest); /* slot_ended(-EOWNERDEAD) for all that is in flight */
     bool (*idle)(const struct guest *guest);
     void (*print)(const struct slot *slot);
 };

@@ -110,6 +110,26 @@ static void direct_failover(struct guest *g)
         attach_start(d, MAP_SESSION_FAILOVER);
 }
 
+static void direct_crash(struct guest *g)
+{
+    struct direct *d = g->impl;
+    for (uint32_t i = 0; i < g->slot_count; i++) {
+        struct slot *slot = &g->slots[i];
+        if (!slot->busy || g->reading_all)
+            continue;
+        if (d->current[i])
+            d->current[i]->slot = NULL;
+        d->current[i] = NULL;
+        for (int k = 0; k <= SIM_NODES_MAX; k++) {
+            if (d->flushes[i].parts[k])
+                d->flushes[i].parts[k]->slot = NULL;
+            d->flushes[i].parts[k] = NULL;
+        }
+        slot_ended(slot, -EOWNERDEAD, NULL, 0, 0);
+    }
+    direct_failover(g);
+}
+
 /* ---- ends of attempts ---- */
 
 /* -EIO: that primary's drive; it resigns, and the next one answers. */
@@ -396,6 +416,7 @@ const struct driver workload_direct = {
     .destroy = direct_destroy,
     .submit = direct_submit,
     .failover = direct_failover,
+    .crash = direct_crash,
     .idle = direct_idle,
     .print = direct_print,
 };

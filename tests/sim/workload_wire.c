@@ -159,6 +159,11 @@ static void wire_failover(struct guest *g)
         sim_net_reset(g->sim->net, node, i);
 }
 
+static void wire_crash(struct guest *g)
+{
+    start_over(g->impl);
+}
+
 static void wire_create(struct guest *g)
 {
     struct wire *w = calloc(1, sizeof(*w));
@@ -215,6 +220,7 @@ const struct driver workload_wire = {
     .destroy = wire_destroy,
     .submit = wire_submit,
     .failover = wire_failover,
+    .crash = wire_crash,
     .idle = wire_idle,
     .print = wire_print,
 };
