@@ -99,19 +99,24 @@ class Volume:
 class Options:
     """What deploy/local's command line would give."""
 
-    def __init__(self, directory, nodes, size, settings, name):
+    def __init__(self, directory, nodes, size, settings, name, netns):
         self.dir, self.build, self.nodes, self.store_size, self.name = directory, BUILD, nodes, size, name
-        self.netns, self.rate, self.set = False, None, [f"{key}={value}" for key, value in settings.items()]
+        self.netns, self.rate, self.set = netns, None, [f"{key}={value}" for key, value in settings.items()]
 
 
 class Cluster:
     """Nodes numbered from 1; formatted, not started."""
 
-    def __init__(self, directory, nodes, size, settings, name):
+    def __init__(self, directory, nodes, size, settings, name, netns=False):
         os.makedirs(directory, exist_ok=True)
-        self.dir, self.volumes = directory, []
-        self.local = local.Cluster(Options(directory, nodes, size, settings, name))
-        self.local.create(Options(directory, nodes, size, settings, name))
+        options = Options(directory, nodes, size, settings, name, netns)
+        self.dir, self.volumes, self.paused, self.cut_off = directory, [], set(), set()
+        self.local = local.Cluster(options)
+        try:
+            self.local.create(options)
+        except BaseException:
+            self.local.network.remove()
+            raise
         self.conf = self.local.conf
         self.nodes = {node.id: node for node in self.local.nodes}
 
@@ -139,10 +144,29 @@ class Cluster:
         return {number: self.wait_exit(number) for number in numbers or self.nodes}
 
     def pause(self, number):
+        self.paused.add(number)
         self.nodes[number].signal(signal.SIGSTOP)
 
     def resume(self, number):
         self.nodes[number].signal(signal.SIGCONT)
+        self.paused.discard(number)
+
+    def cut(self, number, way="both"):
+        """Takes a node's link away: what it would receive, what it would send, or both. Of clusters in namespaces."""
+        self.cut_off.add(number)
+        self.local.network.cut(number, way)
+
+    def mend(self, number):
+        self.local.network.mend(number, None)
+        self.cut_off.discard(number)
+
+    def conf_at(self, number):
+        """A client's configuration on the host of that node: its socket first, then the others."""
+        path = os.path.join(self.dir, f"client{number}.conf")
+        others = [f"tcp:{node.address('data')}" for node in self.nodes.values() if node.id != number]
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("[client]\naddresses = " + ",".join([f"unix:{self.socket_path(number, 'data.sock')}", *others]) + "\n")
+        return path
 
     def log(self, number):
         with open(self.nodes[number].log, encoding="utf-8", errors="replace") as file:
@@ -159,7 +183,7 @@ class Cluster:
 
     def ask(self, op, number=None, **arguments):
         """An admin request to one node, or to whichever answers it; None: nobody does."""
-        for one in [number] if number else self.nodes:
+        for one in [number] if number else [n for n in self.nodes if n not in self.paused | self.cut_off]:
             try:
                 answer = wire.admin(self.control_address(one), op, **arguments)
             except (OSError, wire.Closed):
@@ -207,8 +231,8 @@ class Cluster:
     def make_volume(self, name, size, replicas, home=0, **arguments):
         self.admin("volume-create", name=name, size=size, replicas=replicas, home=home, **arguments)
 
-    def attach(self, name, mode=None):
-        volume = Volume(self.conf, name, mode)
+    def attach(self, name, mode=None, conf=None):
+        volume = Volume(conf or self.conf, name, mode)
         self.volumes.append(volume)
         assert volume.opened == "ok", volume.opened
         return volume
@@ -227,6 +251,8 @@ class Cluster:
         for node in self.nodes.values():
             if node.process:
                 node.process.wait(DEADLINE_S)
+        if self.local.state["netns"]:
+            self.local.network.remove()
 
     def crashes(self):
         """Lines that no daemon may ever write."""
@@ -271,9 +297,9 @@ def make_cluster(request):
     clusters = []
     directory = tempfile.mkdtemp(prefix="ash-", dir=os.environ.get("ASHLAR_TEST_DIR") or "/tmp")
 
-    def make(nodes=1, size="512M", settings=None, name="test"):
+    def make(nodes=1, size="512M", settings=None, name="test", netns=False):
         settings = {"store.prewrite": "0", **(settings or {})}
-        clusters.append(Cluster(os.path.join(directory, f"c{len(clusters)}"), nodes, size, settings, name))
+        clusters.append(Cluster(os.path.join(directory, f"c{len(clusters)}"), nodes, size, settings, name, netns))
         return clusters[-1]
 
     yield make

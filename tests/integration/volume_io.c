@@ -4,6 +4,7 @@
  *   volume_io CLUSTER VOLUME [force|read-only]
  *   write OFFSET LENGTH SEED [fua]   check OFFSET LENGTH SEED   zero OFFSET LENGTH [trim]   flush   size   stats
  *   load MILLISECONDS SEED DEPTH     random writes and reads of the whole volume, each read compared with what was written
+ *   start SEED DEPTH   progress   stop       the same until it is told to stop; what it did up to now
  *   verify                           reads all that was ever written by this process
  * Answers: "ok ...", "error NUMBER SENTENCE", "mismatch at OFFSET".
  *
@@ -89,7 +90,7 @@ struct load {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     struct slot slots[DEPTH_MAX];
-    unsigned active;
+    unsigned active, depth;
     uint64_t state, end_ns, writes, reads, worst_ns;
     int rc;
     int64_t mismatch;
@@ -175,38 +176,96 @@ static void fill_slots(struct load *load, unsigned depth)
     }
 }
 
+/* Ends at end_ns, at the first error, or when it is told to; then waits for what is in flight. */
+static void *turn_load(void *arg)
+{
+    struct load *load = arg;
+    (void)pthread_mutex_lock(&load->mutex);
+    while (now_ns() < load->end_ns && load->rc == 0 && load->mismatch < 0) {
+        fill_slots(load, load->depth);
+        if (load->active > 0)
+            (void)pthread_cond_wait(&load->changed, &load->mutex);
+    }
+    while (load->active > 0)
+        (void)pthread_cond_wait(&load->changed, &load->mutex);
+    (void)pthread_mutex_unlock(&load->mutex);
+    return NULL;
+}
+
+static struct load the_load;
+
+static void begin_load(uint64_t end_ns, uint64_t seed, unsigned depth)
+{
+    struct load *load = &the_load;
+    memset(load, 0, sizeof(*load));
+    load->mismatch = -1;
+    load->state = seed;
+    load->end_ns = end_ns;
+    load->depth = depth;
+    (void)pthread_mutex_init(&load->mutex, NULL);
+    (void)pthread_cond_init(&load->changed, NULL);
+    for (unsigned i = 0; i < depth; i++) {
+        load->slots[i].load = load;
+        load->slots[i].data = aligned_alloc(BLOCK, LOAD_BLOCKS_MAX * BLOCK);
+        assert(load->slots[i].data);
+    }
+}
+
+static void tell_load(const struct load *load)
+{
+    if (load->mismatch >= 0)
+        printf("mismatch at %" PRId64 "\n", load->mismatch);
+    else if (load->rc < 0)
+        printf("error %d %s\n", load->rc, strerror(-load->rc));
+    else
+        printf("ok writes=%" PRIu64 " reads=%" PRIu64 " worst_ms=%" PRIu64 "\n", load->writes, load->reads,
+               load->worst_ns / 1000000u);
+}
+
+static void end_load(void)
+{
+    for (unsigned i = 0; i < the_load.depth; i++)
+        free(the_load.slots[i].data);
+    tell_load(&the_load);
+}
+
 static void run_load(uint64_t milliseconds, uint64_t seed, unsigned depth)
 {
-    static struct load load;
-    memset(&load, 0, sizeof(load));
-    load.mismatch = -1;
-    load.state = seed;
-    (void)pthread_mutex_init(&load.mutex, NULL);
-    (void)pthread_cond_init(&load.changed, NULL);
-    for (unsigned i = 0; i < depth; i++) {
-        load.slots[i].load = &load;
-        load.slots[i].data = aligned_alloc(BLOCK, LOAD_BLOCKS_MAX * BLOCK);
-        assert(load.slots[i].data);
-    }
-    load.end_ns = now_ns() + milliseconds * 1000000u;
-    (void)pthread_mutex_lock(&load.mutex);
-    while (now_ns() < load.end_ns && load.rc == 0 && load.mismatch < 0) {
-        fill_slots(&load, depth);
-        if (load.active == depth || load.active > 0)
-            (void)pthread_cond_wait(&load.changed, &load.mutex);
-    }
-    while (load.active > 0)
-        (void)pthread_cond_wait(&load.changed, &load.mutex);
-    (void)pthread_mutex_unlock(&load.mutex);
-    for (unsigned i = 0; i < depth; i++)
-        free(load.slots[i].data);
-    if (load.mismatch >= 0)
-        printf("mismatch at %" PRId64 "\n", load.mismatch);
-    else if (load.rc < 0)
-        printf("error %d %s\n", load.rc, strerror(-load.rc));
-    else
-        printf("ok writes=%" PRIu64 " reads=%" PRIu64 " worst_ms=%" PRIu64 "\n", load.writes, load.reads,
-               load.worst_ns / 1000000u);
+    begin_load(now_ns() + milliseconds * 1000000u, seed, depth);
+    (void)turn_load(&the_load);
+    end_load();
+}
+
+/* ---- a load of which this thread goes on obeying */
+
+static pthread_t load_thread;
+static bool load_runs;
+
+static void start_load(uint64_t seed, unsigned depth)
+{
+    begin_load(UINT64_MAX, seed, depth);
+    int rc = pthread_create(&load_thread, NULL, turn_load, &the_load);
+    assert(rc == 0);
+    load_runs = true;
+    printf("ok\n");
+}
+
+static void tell_progress(void)
+{
+    (void)pthread_mutex_lock(&the_load.mutex);
+    tell_load(&the_load);
+    (void)pthread_mutex_unlock(&the_load.mutex);
+}
+
+static void stop_load(void)
+{
+    (void)pthread_mutex_lock(&the_load.mutex);
+    the_load.end_ns = 0;
+    (void)pthread_cond_signal(&the_load.changed);
+    (void)pthread_mutex_unlock(&the_load.mutex);
+    (void)pthread_join(load_thread, NULL);
+    load_runs = false;
+    end_load();
 }
 
 /* ---- single requests */
@@ -306,6 +365,12 @@ static void obey(char *line)
         printf("ok %" PRIu64 "\n", ashlar_size(volume));
     else if (strcmp(word[0], "load") == 0 && c > 0 && c <= DEPTH_MAX)
         run_load(a, b, (unsigned)c);
+    else if (strcmp(word[0], "start") == 0 && b > 0 && b <= DEPTH_MAX && !load_runs)
+        start_load(a, (unsigned)b);
+    else if (strcmp(word[0], "progress") == 0 && load_runs)
+        tell_progress();
+    else if (strcmp(word[0], "stop") == 0 && load_runs)
+        stop_load();
     else if (strcmp(word[0], "verify") == 0)
         verify();
     else if (strcmp(word[0], "stats") == 0)
@@ -341,6 +406,8 @@ int main(int argc, char **argv)
     assert(stamps && busy);
     while (fgets(line, sizeof(line), stdin))
         obey(line);
+    if (load_runs)
+        stop_load();
     ashlar_close(volume);
     ashlar_disconnect(cluster);
     free(stamps);
