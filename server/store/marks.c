@@ -13,6 +13,9 @@
 
 #include "common/mutant.h"
 
+#define STREAM_AHEAD_MAX 32u /* regions marked before a stream: half a gigabyte more to compare after a crash */
+#define STREAM_AHEAD_NS ENV_MS(2000)
+
 struct mark *mark_find(const struct store_shard *shard, uint32_t chunk)
 {
     assert(chunk < STORE_SHARD_CHUNKS);
@@ -185,22 +188,61 @@ void mark_wake_room(struct store *store)
     round_kick(store);
 }
 
-/* Sequential streams pre-mark: past the middle of a region the next one is marked without waiting. */
-void mark_stream(struct store_shard *shard, const struct store_io *io)
+/* Marks what is not marked yet of regions first to last, in one batch with whatever else waits. */
+static void mark_ahead(struct store_shard *shard, uint32_t first, uint32_t last, uint64_t epoch, uint64_t now_ns)
 {
     struct store *store = shard->store;
+    assert(first > 0 && first <= last);
+    for (uint32_t region = first; region <= last && region * (uint64_t)STORE_REGION_BYTES < shard->bytes; region++) {
+        if (shard->marks[region])
+            continue;
+        if (store->mark_count >= store->config.active_set_max)
+            return;
+        struct mark *mark = mark_create(shard, region);
+        mark->last_write_ns = now_ns;
+        mark_want(mark, epoch);
+    }
+}
+
+/* How many regions a stream that took region_ns for the last one writes in STREAM_AHEAD_NS; it is trusted step by step. */
+static uint32_t stream_ahead(uint32_t run, uint64_t region_ns)
+{
+    assert(run > 0);
+    uint64_t ahead = STREAM_AHEAD_NS / (region_ns + 1) + 1;
+    uint64_t trust = run < 6 ? 1u << run : STREAM_AHEAD_MAX;
+    ahead = ahead < trust ? ahead : trust;
+    return (uint32_t)(ahead < STREAM_AHEAD_MAX ? ahead : STREAM_AHEAD_MAX);
+}
+
+/* Sequential streams pre-mark. One that crossed two regions has the next ones marked in a batch, as many as it is fast, whenever
+ * half of them are used up: a sync of the log queues behind all data that is on its way to the drive. A short one has the
+ * next region marked past the middle of this one. Writes of a stream may come out of order by a few. */
+void mark_stream(struct store_shard *shard, const struct store_io *io)
+{
     assert(io->op == STORE_WRITE);
+    uint32_t region = (uint32_t)(io->offset / STORE_REGION_BYTES);
     shard->stream_length = io->offset == shard->stream_end ? shard->stream_length + 1 : 0;
     shard->stream_end = io->offset + io->length;
-    uint32_t next = (uint32_t)(io->offset / STORE_REGION_BYTES) + 1;
-    if (shard->stream_length < 4 || io->offset % STORE_REGION_BYTES < STORE_REGION_BYTES / 2 ||
-        next * (uint64_t)STORE_REGION_BYTES >= shard->bytes || shard->marks[next])
+    if (region != shard->stream_region && region + 1 != shard->stream_region) {
+        uint64_t now_ns = env_now_ns(shard->store->env);
+        bool went_on = region == shard->stream_region + 1 && shard->stream_bytes >= STORE_REGION_BYTES / 2;
+        shard->stream_run = went_on ? shard->stream_run + 1 : 0;
+        shard->stream_bytes = 0;
+        shard->stream_region_ns = now_ns - shard->stream_entered_ns;
+        shard->stream_entered_ns = now_ns;
+        shard->stream_region = region;
+    }
+    shard->stream_bytes += io->length;
+    if (shard->stream_run >= 2 && region == shard->stream_region) {
+        uint32_t ahead = stream_ahead(shard->stream_run, shard->stream_region_ns);
+        uint32_t middle = region + (ahead + 1) / 2;
+        if (middle < SHARD_REGIONS && !shard->marks[middle])
+            mark_ahead(shard, region + 1, region + ahead, io->epoch, env_now_ns(shard->store->env));
         return;
-    if (store->mark_count >= store->config.active_set_max)
-        return;
-    struct mark *mark = mark_create(shard, next);
-    mark->last_write_ns = env_now_ns(store->env);
-    mark_want(mark, io->epoch);
+    }
+    if (shard->stream_length >= 4 && io->offset % STORE_REGION_BYTES >= STORE_REGION_BYTES / 2 &&
+        region + 1 < SHARD_REGIONS && !shard->marks[region + 1])
+        mark_ahead(shard, region + 1, region + 1, io->epoch, env_now_ns(shard->store->env));
 }
 
 void store_restamp(struct store_restamp *req)

@@ -110,6 +110,9 @@ struct store_shard {
     uint64_t epoch_committed;               /* store_epoch_committed */
     uint64_t stream_end;                    /* end of the last write: sequential streams pre-mark */
     uint32_t stream_length;
+    uint32_t stream_region, stream_run; /* where it writes, and how many regions it crossed one after the other */
+    uint64_t stream_bytes;                        /* written since it came there */
+    uint64_t stream_entered_ns, stream_region_ns; /* when it came there, what the one before took */
 };
 
 enum piece_kind { PIECE_READ, PIECE_WRITE, PIECE_ZERO };

@@ -339,6 +339,31 @@ static void sequential_stream_premarks_the_next_region(void **state)
     fixture_destroy(&f);
 }
 
+/* A stream that keeps going has ever more regions marked in one batch, and needs few syncs; a jump starts anew. */
+static void long_stream_premarks_in_batches(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct trace trace;
+    struct store_stats before, after;
+    memset(&trace, 0, sizeof(trace));
+    fixture_create(&f, 1024u * MIB, 12);
+    f.shard_bytes = STORE_SHARD_BYTES_MAX;
+    f.config.clean_idle_ns = ENV_MS(1000000);
+    fixture_open_shard(&f);
+    store_stats(f.store, &before);
+    for (uint32_t chunk = 0; chunk < 24 * 16; chunk++)
+        assert_int_equal(fixture_write(&f, (uint64_t)chunk * MIB, MIB, 1), 0);
+    store_stats(f.store, &after);
+    assert_true(marks(&f) > 24 && marks(&f) <= 24 + 32);
+    assert_true(after.kv_syncs - before.kv_syncs <= 10); /* 24 and more without batches */
+    uint64_t reached = marks(&f);
+    for (uint32_t i = 0; i < 3; i++) /* far away, and never two regions in turn */
+        assert_int_equal(fixture_write(&f, (60ull - 2 * i) * REGION, 4096, 1), 0);
+    assert_int_equal(marks(&f), reached + 3);
+    fixture_destroy(&f);
+}
+
 static void active_set_is_bounded_by_what_can_be_cleaned(void **state)
 {
     (void)state;
@@ -410,6 +435,7 @@ int main(void)
         cmocka_unit_test(write_of_a_newer_epoch_marks_anew_first),
         cmocka_unit_test(frozen_marks_stay_across_restart_until_thawed),
         cmocka_unit_test(sequential_stream_premarks_the_next_region),
+        cmocka_unit_test(long_stream_premarks_in_batches),
         cmocka_unit_test(active_set_is_bounded_by_what_can_be_cleaned),
         cmocka_unit_test(suspect_regions_are_verified_in_the_background),
     };
