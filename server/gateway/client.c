@@ -326,6 +326,15 @@ static void client_writable(struct link *link, void *owner)
     gateway_client_flow(client);
 }
 
+void gateway_client_forget_requests(struct gateway_client *client)
+{
+    client->request_count++; /* forgetting the last request must not free it under us */
+    list_for_each_safe(pos, tmp, &client->requests)
+        gateway_request_forget(list_entry(pos, struct gateway_request, link));
+    client->request_count--;
+    gateway_client_maybe_free(client);
+}
+
 static void client_closed(struct link *link, void *owner, int reason)
 {
     struct gateway_client *client = owner;
@@ -334,11 +343,7 @@ static void client_closed(struct link *link, void *owner, int reason)
     client->conn = NULL;
     if (client->state == CLIENT_ATTACHED && !client->detached && !client->fenced)
         gateway_volume_grace(client->volume, client->session);
-    client->request_count++; /* forgetting the last request must not free it under us */
-    list_for_each_safe(pos, tmp, &client->requests)
-        gateway_request_forget(list_entry(pos, struct gateway_request, link));
-    client->request_count--;
-    gateway_client_maybe_free(client);
+    gateway_client_forget_requests(client);
 }
 
 static const struct link_callbacks client_callbacks = {

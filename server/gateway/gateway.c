@@ -282,7 +282,13 @@ void gateway_close(struct gateway *gateway, void (*cb)(void *arg), void *arg)
         gateway_flush_abandon(slot->value);
     }
     list_for_each_safe(pos, tmp, &gateway->clients)
-        gateway_client_drop(list_entry(pos, struct gateway_client, link), "the daemon ends");
+    {
+        struct gateway_client *client = list_entry(pos, struct gateway_client, link);
+        if (client->conn)
+            gateway_client_drop(client, "the daemon ends");
+        else
+            gateway_client_forget_requests(client); /* its link ended earlier */
+    }
     while (!list_empty(&gateway->parked)) {
         struct gateway_request *request = list_entry(gateway->parked.next, struct gateway_request, wait_link);
         gateway_request_forget(request);

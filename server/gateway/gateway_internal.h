@@ -161,6 +161,7 @@ void gateway_check_closed(struct gateway *gw);
 
 /* client.c */
 void gateway_client_drop(struct gateway_client *client, const char *why); /* protocol broken, or time to go */
+void gateway_client_forget_requests(struct gateway_client *client); /* those with an answer to come go on unheard */
 void gateway_client_maybe_free(struct gateway_client *client);
 void gateway_client_reply(struct gateway_client *client, const struct wire_header *request, struct wire_header *reply,
                           const void *body, struct buf *payload, uint32_t payload_offset);

@@ -108,9 +108,15 @@ void gateway_request_forget(struct gateway_request *request)
         list_remove(&request->wait_link);
         gateway_request_free(request);
         return;
+    case REQUEST_REMOTE:
+        if (!gw->closing)
+            return; /* ends by its callback, unheard */
+        /* the primary may wait for this very node to go, and answer only then */
+        peers_abandon(gw->cfg.peers, &request->peer);
+        gateway_request_free(request);
+        return;
     case REQUEST_NEW:
-    case REQUEST_LOCAL:
-    case REQUEST_REMOTE: return; /* ends by its callback, unheard */
+    case REQUEST_LOCAL: return; /* ends by its callback, unheard */
     }
     assert(!"a request in no state");
 }
