@@ -156,9 +156,9 @@ static void compare_volume(void *arg, const struct map_volume *v)
     struct digesting *one = malloc(sizeof(*one)), *two = malloc(sizeof(*two));
     assert(one && two);
     uint32_t bad = 0;
-    for (uint32_t i = 0; i < v->shard_count; i++)
-        for (uint32_t chunk = 0; bad < 4 && chunk < v->shard_bytes / STORE_CHUNK_BYTES; chunk++)
-            bad += !compare_chunk(sim, v, &v->shards[i], chunk, one, two);
+    for (uint64_t at = 0; bad < 4 && at < v->size; at += STORE_CHUNK_BYTES)
+        bad += !compare_chunk(sim, v, &v->shards[at / v->shard_bytes],
+                              (uint32_t)(at % v->shard_bytes / STORE_CHUNK_BYTES), one, two);
     free(one);
     free(two);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* drive_sim: see drive_sim.h.
  *
- * - `current` is what reads see, `stable` what survives power loss, dirty_seq[sector] says which write made it differ.
+ * - `current` is what reads see; a block that was written since its last flush has a slot with what is stable of it.
  * - An operation waits in its timer; when it fires it takes effect and completes.
  */
 #include "tests/sim/drive_sim.h"
@@ -33,12 +33,27 @@ struct handle {
     struct list_node ops;
 };
 
+#define BLOCK 4096u
+#define BLOCK_SECTORS (BLOCK / DRIVE_SIM_SECTOR)
+#define SLAB_SLOTS 256u
+
+/* A block whose newest write is not flushed: what power loss may bring back. */
+struct slot {
+    uint64_t seq; /* the newest write */
+    uint32_t block;
+    uint32_t place; /* in disk->dirty */
+    uint8_t stable[BLOCK];
+};
+
 struct drive_sim_disk {
     uint64_t bytes;
-    uint8_t *current, *stable;
-    uint64_t *dirty_seq; /* a sector; 0: clean */
-    uint32_t *dirty;
-    uint64_t dirty_count, dirty_capacity;
+    uint8_t *current;
+    uint8_t *written;      /* a byte a block: zero: still full of DRIVE_SIM_FILL */
+    struct slot **slot_of; /* a block; NULL: clean */
+    struct slot **dirty;   /* all slots: the first dirty_count in use, the others free */
+    uint32_t dirty_count, slot_count;
+    struct slot **slabs;
+    uint32_t slab_count;
     uint64_t seq;
     uint64_t flushing_seq; /* highest sequence that a flush in flight covers */
     struct prng prng;
@@ -50,19 +65,7 @@ struct drive_sim_disk {
     void *trace_arg;
 };
 
-/* Content is kept XORed with the fill, so that a new disk is full of it and costs no memory. */
-static void copy_in(uint8_t *to, const uint8_t *from, uint64_t length)
-{
-    assert(length % 8 == 0);
-    for (uint64_t i = 0; i < length; i += 8) {
-        uint64_t word;
-        memcpy(&word, from + i, 8);
-        word ^= DRIVE_SIM_FILL * 0x0101010101010101u;
-        memcpy(to + i, &word, 8);
-    }
-}
-
-static uint8_t *map_zeros(uint64_t bytes)
+static void *map_zeros(uint64_t bytes)
 {
     assert(bytes > 0);
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -72,15 +75,107 @@ static uint8_t *map_zeros(uint64_t bytes)
 
 struct drive_sim_disk *drive_sim_disk_create(uint64_t bytes, uint64_t seed)
 {
-    assert(bytes % 4096 == 0);
+    assert(bytes % BLOCK == 0 && bytes / BLOCK < UINT32_MAX);
     struct drive_sim_disk *disk = calloc(1, sizeof(*disk));
     assert(disk);
     disk->bytes = bytes;
     disk->current = map_zeros(bytes);
-    disk->stable = map_zeros(bytes);
-    disk->dirty_seq = (uint64_t *)(void *)map_zeros(bytes / DRIVE_SIM_SECTOR * sizeof(uint64_t));
+    (void)madvise(disk->current, bytes, MADV_HUGEPAGE); /* fewer faults, if the kernel likes it */
+    disk->written = calloc(bytes / BLOCK, 1);
+    disk->slot_of = calloc(bytes / BLOCK, sizeof(*disk->slot_of));
+    assert(disk->written && disk->slot_of);
     prng_seed(&disk->prng, seed);
     return disk;
+}
+
+/* A block that is read or changed in part has to be there. */
+static uint8_t *block_at(struct drive_sim_disk *disk, uint64_t block)
+{
+    assert(block < disk->bytes / BLOCK);
+    uint8_t *data = disk->current + block * BLOCK;
+    if (!disk->written[block])
+        memset(data, DRIVE_SIM_FILL, BLOCK);
+    disk->written[block] = 1;
+    return data;
+}
+
+static void disk_read(struct drive_sim_disk *disk, uint64_t offset, uint8_t *data, uint64_t length)
+{
+    assert(offset + length <= disk->bytes);
+    while (length > 0) {
+        uint64_t block = offset / BLOCK, in = offset % BLOCK, part = BLOCK - in < length ? BLOCK - in : length;
+        if (disk->written[block])
+            memcpy(data, disk->current + offset, part);
+        else
+            memset(data, DRIVE_SIM_FILL, part);
+        offset += part;
+        data += part;
+        length -= part;
+    }
+}
+
+static void add_slab(struct drive_sim_disk *disk)
+{
+    struct slot *slab = malloc(SLAB_SLOTS * sizeof(*slab));
+    disk->slabs = realloc(disk->slabs, (disk->slab_count + 1) * sizeof(struct slot *));
+    disk->dirty = realloc(disk->dirty, (disk->slot_count + SLAB_SLOTS) * sizeof(struct slot *));
+    assert(slab && disk->slabs && disk->dirty);
+    disk->slabs[disk->slab_count++] = slab;
+    for (uint32_t i = 0; i < SLAB_SLOTS; i++)
+        disk->dirty[disk->slot_count++] = &slab[i];
+}
+
+/* The block's content is about to change: keeps what is stable of it. */
+static void make_dirty(struct drive_sim_disk *disk, uint64_t block)
+{
+    struct slot *slot = disk->slot_of[block];
+    assert(block < disk->bytes / BLOCK);
+    if (!slot) {
+        if (disk->dirty_count == disk->slot_count)
+            add_slab(disk);
+        slot = disk->dirty[disk->dirty_count];
+        slot->place = disk->dirty_count++;
+        slot->block = (uint32_t)block;
+        disk->slot_of[block] = slot;
+        disk_read(disk, block * BLOCK, slot->stable, BLOCK);
+    } else if (slot->seq <= disk->flushing_seq) { /* a running flush covers what is overwritten now */
+        memcpy(slot->stable, disk->current + block * BLOCK, BLOCK);
+    }
+    slot->seq = ++disk->seq;
+}
+
+static void make_clean(struct drive_sim_disk *disk, struct slot *slot)
+{
+    struct slot *last = disk->dirty[--disk->dirty_count];
+    assert(disk->dirty[slot->place] == slot);
+    disk->dirty[slot->place] = last;
+    last->place = slot->place;
+    disk->dirty[disk->dirty_count] = slot;
+    disk->slot_of[slot->block] = NULL;
+}
+
+static void write_block(struct drive_sim_disk *disk, const struct drive_io *io, uint32_t index)
+{
+    uint64_t block = io->offset / BLOCK + index;
+    make_dirty(disk, block);
+    disk->written[block] = 1;
+    memcpy(disk->current + block * BLOCK, io->data + (uint64_t)index * BLOCK, BLOCK);
+}
+
+static void write_sector(struct drive_sim_disk *disk, const struct drive_io *io, uint32_t index)
+{
+    uint64_t offset = io->offset + (uint64_t)index * DRIVE_SIM_SECTOR;
+    make_dirty(disk, offset / BLOCK);
+    (void)block_at(disk, offset / BLOCK);
+    memcpy(disk->current + offset, io->data + (uint64_t)index * DRIVE_SIM_SECTOR, DRIVE_SIM_SECTOR);
+}
+
+static void flush_blocks(struct drive_sim_disk *disk, uint64_t seq)
+{
+    assert(seq <= disk->seq);
+    for (uint32_t i = disk->dirty_count; i-- > 0;)
+        if (disk->dirty[i]->seq <= seq)
+            make_clean(disk, disk->dirty[i]);
 }
 
 /* A dead process frees nothing: its requests stay reachable from here, which keeps leak checkers quiet about them. */
@@ -109,51 +204,13 @@ void drive_sim_disk_destroy(struct drive_sim_disk *disk)
         free_handle(disk);
     assert(!disk->handle);
     munmap(disk->current, disk->bytes);
-    munmap(disk->stable, disk->bytes);
-    munmap(disk->dirty_seq, disk->bytes / DRIVE_SIM_SECTOR * sizeof(uint64_t));
+    for (uint32_t i = 0; i < disk->slab_count; i++)
+        free(disk->slabs[i]);
+    free(disk->slabs);
     free(disk->dirty);
+    free(disk->slot_of);
+    free(disk->written);
     free(disk);
-}
-
-static void make_dirty(struct drive_sim_disk *disk, uint64_t sector)
-{
-    assert(sector < disk->bytes / DRIVE_SIM_SECTOR);
-    if (!disk->dirty_seq[sector]) {
-        if (disk->dirty_count == disk->dirty_capacity) {
-            disk->dirty_capacity = disk->dirty_capacity ? 2 * disk->dirty_capacity : 1024;
-            disk->dirty = realloc(disk->dirty, disk->dirty_capacity * sizeof(*disk->dirty));
-            assert(disk->dirty);
-        }
-        disk->dirty[disk->dirty_count++] = (uint32_t)sector;
-    }
-    disk->dirty_seq[sector] = ++disk->seq;
-}
-
-static void write_sector(struct drive_sim_disk *disk, const struct drive_io *io, uint32_t index)
-{
-    uint64_t offset = io->offset + (uint64_t)index * DRIVE_SIM_SECTOR;
-    uint64_t seq = disk->dirty_seq[offset / DRIVE_SIM_SECTOR];
-    assert(offset < disk->bytes);
-    if (seq && seq <= disk->flushing_seq) /* a running flush covers what is overwritten now */
-        memcpy(disk->stable + offset, disk->current + offset, DRIVE_SIM_SECTOR);
-    copy_in(disk->current + offset, io->data + (uint64_t)index * DRIVE_SIM_SECTOR, DRIVE_SIM_SECTOR);
-    make_dirty(disk, offset / DRIVE_SIM_SECTOR);
-}
-
-static void flush_sectors(struct drive_sim_disk *disk, uint64_t seq)
-{
-    uint64_t kept = 0;
-    assert(seq <= disk->seq);
-    for (uint64_t i = 0; i < disk->dirty_count; i++) {
-        uint64_t sector = disk->dirty[i], at = sector * DRIVE_SIM_SECTOR;
-        if (disk->dirty_seq[sector] > seq) {
-            disk->dirty[kept++] = (uint32_t)sector;
-            continue;
-        }
-        memcpy(disk->stable + at, disk->current + at, DRIVE_SIM_SECTOR);
-        disk->dirty_seq[sector] = 0;
-    }
-    disk->dirty_count = kept;
 }
 
 static void take_effect(struct drive_sim_disk *disk, const struct op *op)
@@ -161,14 +218,18 @@ static void take_effect(struct drive_sim_disk *disk, const struct op *op)
     struct drive_io *io = op->io;
     assert(io->offset + io->length <= disk->bytes);
     switch (io->op) {
-    case DRIVE_READ: copy_in(io->data, disk->current + io->offset, io->length); break;
+    case DRIVE_READ: disk_read(disk, io->offset, io->data, io->length); break;
     case DRIVE_WRITE:
         if (prng_below(&disk->prng, 1000) < disk->faults.drop_write_permille)
             break;
-        for (uint32_t i = 0; i < io->length / DRIVE_SIM_SECTOR; i++)
-            write_sector(disk, io, i);
+        if (disk->faults.drop_writes > 0) {
+            disk->faults.drop_writes--;
+            break;
+        }
+        for (uint32_t i = 0; i < io->length / BLOCK; i++)
+            write_block(disk, io, i);
         break;
-    case DRIVE_FLUSH: flush_sectors(disk, op->flush_seq); break;
+    case DRIVE_FLUSH: flush_blocks(disk, op->flush_seq); break;
     }
 }
 
@@ -285,27 +346,33 @@ static void crash_in_flight(struct drive_sim_disk *disk)
     }
 }
 
+/* One unflushed sector: 0 kept, 1 dropped, 2 trashed. */
+static uint64_t fate_of(struct drive_sim_disk *disk, uint64_t mood)
+{
+    assert(mood < 4);
+    if (disk->faults.power_keeps_all)
+        return 0;
+    if (disk->faults.power_drops_all)
+        return 1;
+    return mood < 2 ? mood : prng_below(&disk->prng, disk->faults.power_trashes_none ? 2 : 3);
+}
+
 static void lose_power(struct drive_sim_disk *disk)
 {
     /* One mood a crash, so that whole-sale loss and survival are as likely as mixtures. */
     uint64_t mood = prng_below(&disk->prng, 4);
-    assert(disk->dirty_count <= disk->dirty_capacity);
-    for (uint64_t i = 0; i < disk->dirty_count; i++) {
-        uint64_t sector = disk->dirty[i], at = sector * DRIVE_SIM_SECTOR;
-        uint64_t fate = mood < 2 ? mood : prng_below(&disk->prng, disk->faults.power_trashes_none ? 2 : 3);
-        if (disk->faults.power_keeps_all)
-            fate = 0;
-        if (disk->faults.power_drops_all)
-            fate = 1;
-        if (fate == 2)
-            memset(disk->current + at, DRIVE_SIM_TRASH ^ DRIVE_SIM_FILL, DRIVE_SIM_SECTOR);
-        if (fate == 1)
-            memcpy(disk->current + at, disk->stable + at, DRIVE_SIM_SECTOR);
-        else
-            memcpy(disk->stable + at, disk->current + at, DRIVE_SIM_SECTOR);
-        disk->dirty_seq[sector] = 0;
+    while (disk->dirty_count > 0) {
+        struct slot *slot = disk->dirty[disk->dirty_count - 1];
+        uint8_t *now = block_at(disk, slot->block);
+        for (uint32_t i = 0; i < BLOCK_SECTORS; i++) {
+            uint64_t fate = fate_of(disk, mood), at = (uint64_t)i * DRIVE_SIM_SECTOR;
+            if (fate == 1)
+                memcpy(now + at, slot->stable + at, DRIVE_SIM_SECTOR);
+            else if (fate == 2 && memcmp(now + at, slot->stable + at, DRIVE_SIM_SECTOR) != 0)
+                memset(now + at, DRIVE_SIM_TRASH, DRIVE_SIM_SECTOR);
+        }
+        make_clean(disk, slot);
     }
-    disk->dirty_count = 0;
 }
 
 void drive_sim_crash(struct drive_sim_disk *disk, enum drive_sim_crash kind)
@@ -355,21 +422,24 @@ void drive_sim_poke(struct drive_sim_disk *disk, uint64_t offset, const void *da
 {
     assert(offset + length <= disk->bytes);
     assert(!disk->dirty_count);
-    copy_in(disk->current + offset, data, length);
-    copy_in(disk->stable + offset, data, length);
+    for (uint64_t block = offset / BLOCK; block * BLOCK < offset + length; block++)
+        (void)block_at(disk, block);
+    memcpy(disk->current + offset, data, length);
 }
 
 void drive_sim_peek(struct drive_sim_disk *disk, uint64_t offset, void *ret_data, uint64_t length)
 {
     assert(offset + length <= disk->bytes);
-    copy_in(ret_data, disk->current + offset, length);
+    disk_read(disk, offset, ret_data, length);
 }
 
 void drive_sim_flip(struct drive_sim_disk *disk, uint64_t offset, uint8_t mask)
 {
     assert(offset < disk->bytes && mask);
-    disk->current[offset] ^= mask;
-    disk->stable[offset] ^= mask;
+    struct slot *slot = disk->slot_of[offset / BLOCK];
+    block_at(disk, offset / BLOCK)[offset % BLOCK] ^= mask;
+    if (slot)
+        slot->stable[offset % BLOCK] ^= mask;
 }
 
 void drive_sim_trace(struct drive_sim_disk *disk,

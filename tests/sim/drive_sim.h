@@ -28,6 +28,7 @@ struct drive_sim_faults {
     int fail_rc;                  /* default -EIO */
     bool fail_only_reads;         /* fail_nth counts reads only */
     uint32_t drop_write_permille; /* acknowledged, but never stored */
+    uint32_t drop_writes;         /* so do the next ones (counts down to 0) */
     uint32_t slow_permille;       /* takes slow_ns instead */
     uint64_t slow_ns;
     bool hung;            /* nothing completes until it is cleared (completes on the next operation or kick) */

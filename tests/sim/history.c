@@ -275,10 +275,9 @@ void history_flushed(struct history *h, uint64_t start, uint64_t oldest_read, ui
     h->busy_count = out;
 }
 
-bool history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, uint64_t now)
+bool history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, uint64_t since)
 {
     bool dirty = false;
-    (void)now;
     for (uint64_t at = first_cell; at < first_cell + cell_count && at < h->cell_count; at++) {
         struct cell *c = &h->cells[at];
         for (uint32_t i = 0; i < c->count; i++) {
@@ -286,7 +285,8 @@ bool history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, u
             if (w->gone)
                 continue;
             w->dead_at = HISTORY_NEVER;
-            dirty = dirty || (w->acked != HISTORY_NEVER && w->acked > h->flushed_ns && !w->durable && !w->lost);
+            dirty = dirty || (w->acked != HISTORY_NEVER && w->acked > h->flushed_ns && w->acked >= since &&
+                              !w->durable && !w->lost);
             w->lost = w->acked != HISTORY_NEVER;
             w->effect = w->acked; /* one that was only read may take effect again, later */
         }

@@ -35,8 +35,9 @@ void history_write_refused(struct history *h, uint64_t cell, uint64_t id);
 bool history_read(struct history *h, uint64_t cell, uint64_t stamp, uint64_t start, uint64_t now);
 /* A flush that began at start was acknowledged now. No read that still runs began before oldest_read. */
 void history_flushed(struct history *h, uint64_t start, uint64_t oldest_read, uint64_t now);
-/* Unflushed writes to these cells may be gone, and the client must be told so (R13). True: acknowledged ones were among them. */
-bool history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, uint64_t now);
+/* Unflushed writes to these cells may be gone. True: among them are some that were acknowledged since then, to a client that must be
+ * told so (R13). */
+bool history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, uint64_t since);
 uint64_t history_violations(const struct history *h);
 uint64_t history_reads(const struct history *h); /* cells judged so far */
 void history_print(const struct history *h, uint64_t cell, FILE *out);

@@ -279,7 +279,8 @@ int raft_sim_net_send(struct raft_sim_net *net, int from, const struct raft_mess
     struct parcel *parcel = calloc(1, sizeof(*parcel));
     assert(parcel);
     size_t bytes = message_copy(message, &parcel->message);
-    uint64_t due_ns = world_now_ns(net->world) + sim_net_delay_ns(net->net, bytes);
+    uint64_t due_ns =
+        world_now_ns(net->world) + sim_net_delay_ns(net->net, bytes) + sim_net_slowness_ns(net->net, from, channel->to);
     if (due_ns < channel->last_due_ns)
         due_ns = channel->last_due_ns;
     parcel->due_ns = channel->last_due_ns = due_ns;

@@ -10,7 +10,9 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct key {
@@ -30,6 +32,7 @@ static const struct key keys[] = {
     KEY(min_replicas, 2),
     KEY(shards, 2),
     KEY(shard_mib, 16),
+    KEY(volume_kib, 0),
     KEY(drive_mib, 256),
     KEY(sync_chunks, 4),
     KEY(out_after_ms, 0),
@@ -45,6 +48,7 @@ static const struct key keys[] = {
     KEY(fua_percent, 2),
     KEY(piece_percent, 15),
     KEY(write_max_kib, 128),
+    KEY(big_permille, 10),
     KEY(op_gap_us, 1500),
     KEY(failover_per_min, 0),
     KEY(serial_overlaps, 1),
@@ -64,6 +68,10 @@ static const struct key keys[] = {
     KEY(drive_eio_per_min, 0),
     KEY(rot_per_min, 0),
     KEY(clean_stop_per_min, 0),
+    KEY(slow_link_per_min, 0),
+    KEY(clock_jump_per_min, 0),
+    KEY(dropped_write_per_min, 0),
+    KEY(power_trash, 0),
     KEY(restart_min_ms, 50),
     KEY(restart_max_ms, 3000),
     KEY(fault_max_ms, 4000),
@@ -81,29 +89,79 @@ static int set(struct scenario *s, const char *name, uint64_t value)
     return -EINVAL;
 }
 
+/* The rest of an `on` line after its quoted text; the text is kept. */
+static char *quoted(struct scenario_step *step, char *line)
+{
+    char *end = line[0] == '"' ? strchr(line + 1, '"') : NULL;
+    if (!end || (size_t)(end - line) > sizeof(step->text))
+        return NULL;
+    memcpy(step->text, line + 1, (size_t)(end - line - 1));
+    return end + 1;
+}
+
+static int add_step(struct scenario *s, const char *name, char *rest)
+{
+    struct scenario_step step = {.count = 1};
+    char *word, *save = NULL;
+    uint32_t args = 0;
+    if (s->step_count == SCENARIO_STEPS_MAX)
+        return -E2BIG;
+    if (strcmp(name, "on") == 0 && !(rest = quoted(&step, rest)))
+        return -EINVAL;
+    for (word = strtok_r(rest, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
+        bool number = word[strspn(word, "0123456789")] == '\0';
+        if (!step.action[0] && number && step.text[0])
+            step.count = (uint32_t)strtoul(word, NULL, 10);
+        else if (!step.action[0] && number)
+            step.at_ms = strtoull(word, NULL, 10);
+        else if (!step.action[0] && strlen(word) < sizeof(step.action))
+            strcpy(step.action, word);
+        else if (args < 4 && strlen(word) < sizeof(step.args[0]))
+            strcpy(step.args[args++], word);
+        else
+            return -EINVAL;
+    }
+    if (!step.action[0] || step.count == 0)
+        return -EINVAL;
+    s->steps[s->step_count++] = step;
+    return 0;
+}
+
+static int take_line(struct scenario *s, char *line)
+{
+    char name[64], rest[2];
+    uint64_t value;
+    int at = 0;
+    if (sscanf(line, " %63[a-z_] = %n", name, &at) == 1 && at > 0 && (!strcmp(name, "at") || !strcmp(name, "on")))
+        return add_step(s, name, line + at);
+    if (sscanf(line, " %63[a-z_] = %" SCNu64 " %1s", name, &value, rest) != 2)
+        return -EINVAL;
+    return set(s, name, value);
+}
+
 int scenario_load(const char *path, struct scenario *ret_scenario)
 {
     struct scenario s;
     char line[256];
     int rc = 0, number = 0;
-    static_assert(sizeof(keys) / sizeof(keys[0]) * sizeof(uint64_t) == sizeof(struct scenario),
-                  "every field has a key");
+    static_assert(sizeof(keys) / sizeof(keys[0]) * sizeof(uint64_t) == offsetof(struct scenario, steps),
+                  "every number has a key");
+    memset(&s, 0, sizeof(s));
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
         (void)set(&s, keys[i].name, keys[i].value);
     FILE *file = fopen(path, "re");
     if (!file)
         return -errno;
     while (rc == 0 && fgets(line, sizeof(line), file)) {
-        char name[64], rest[2];
-        uint64_t value;
+        char copy[sizeof(line)];
         number++;
         line[strcspn(line, "#\n")] = '\0';
         if (strspn(line, " \t") == strlen(line))
             continue;
-        if (sscanf(line, " %63[a-z_] = %" SCNu64 " %1s", name, &value, rest) != 2 || set(&s, name, value) != 0) {
+        memcpy(copy, line, sizeof(copy));
+        rc = take_line(&s, copy);
+        if (rc != 0)
             fprintf(stderr, "%s:%d: not understood: %s\n", path, number, line);
-            rc = -EINVAL;
-        }
     }
     (void)fclose(file);
     if (rc == 0)

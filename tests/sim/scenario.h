@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* scenario: workload and fault rates of a simulation, from a file of `key = value` lines (tests/sim/scenarios).
  *
+ * Concept: numbers for rates; and steps for what is placed by hand (faults_script.c says which actions there are).
  * Threading: a value. Errors: -errno of the file, -EINVAL for a line that is not understood (told on stderr).
  * Ownership: copies everything.
  */
@@ -9,21 +10,36 @@
 
 #include <stdint.h>
 
+#define SCENARIO_STEPS_MAX 32u
+
+/* A fault placed by hand: `at = MS ACTION ...`, or `on = "TEXT" [COUNT] ACTION ...` when a log line has TEXT for the COUNT-th time. */
+struct scenario_step {
+    uint64_t at_ms;
+    char text[64]; /* "": at_ms counts */
+    uint32_t count;
+    char action[24];
+    char args[4][16];
+};
+
 struct scenario {
     /* cluster */
     uint64_t nodes, volumes, replicas, min_replicas, shards, shard_mib, drive_mib, sync_chunks, out_after_ms, drift_ppm;
-    uint64_t wire;    /* 1: through client core, links and gateways instead of straight to the primary */
-    uint64_t control; /* 1: the shipped control plane instead of its stand-in */
+    uint64_t volume_kib; /* size of the first volume, a fourth of it for the others; 0: shards * shard_mib */
+    uint64_t wire;       /* 1: through client core, links and gateways instead of straight to the primary */
+    uint64_t control;    /* 1: the shipped control plane instead of its stand-in */
     /* workload */
     uint64_t clients_qd, hot_blocks, hot_percent, read_percent, flush_percent, zero_percent, fua_percent, piece_percent;
-    uint64_t write_max_kib, op_gap_us, failover_per_min, serial_overlaps, guest_crash_per_min;
+    uint64_t write_max_kib, big_permille, op_gap_us, failover_per_min, serial_overlaps, guest_crash_per_min;
     /* how long: faults, then how long at most until all is well again */
     uint64_t safety_ms, liveness_ms;
     /* faults a minute (of virtual time, of the whole cluster) */
     uint64_t crash_per_min, power_per_min, power_all_per_min, crash_pair_per_min, crash_loop_per_min, pause_per_min;
     uint64_t cut_per_min, isolate_per_min, reset_per_min, slow_drive_per_min, drive_eio_per_min, rot_per_min;
-    uint64_t clean_stop_per_min;
+    uint64_t clean_stop_per_min, slow_link_per_min, clock_jump_per_min, dropped_write_per_min, power_trash;
     uint64_t restart_min_ms, restart_max_ms, fault_max_ms, net_tail_permille;
+    /* placed by hand */
+    struct scenario_step steps[SCENARIO_STEPS_MAX];
+    uint64_t step_count; /* after all numbers */
 };
 
 int scenario_load(const char *path, struct scenario *ret_scenario);

@@ -91,6 +91,15 @@ static void make_cluster(struct sim *sim)
     assert(ok);
 }
 
+static uint64_t volume_bytes(const struct scenario *s, uint32_t index)
+{
+    uint64_t bytes = s->volume_kib << 10;
+    if (bytes == 0)
+        return (s->shard_mib << 20) * s->shards;
+    bytes = index > 0 ? bytes / 4 : bytes;
+    return bytes / STORE_BLOCK_BYTES * STORE_BLOCK_BYTES;
+}
+
 static void make_volumes(struct sim *sim)
 {
     const struct scenario *s = &sim->scenario;
@@ -98,7 +107,7 @@ static void make_volumes(struct sim *sim)
         struct map_entry entry = {
             .kind = MAP_ENTRY_VOLUME_CREATE,
             .shard_bytes = s->shard_mib << 20,
-            .size = (s->shard_mib << 20) * s->shards,
+            .size = volume_bytes(s, i),
             .replicas = (uint32_t)s->replicas,
             .min_replicas = (uint32_t)s->min_replicas,
             .home = 1 + (uint32_t)world_random_below(sim->world, s->nodes),

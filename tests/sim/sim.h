@@ -61,6 +61,7 @@ void guest_print(const struct guest *client);
 struct faults *faults_create(struct sim *sim);
 void faults_stop(struct faults *faults); /* ends all that lasts, starts every node */
 void faults_destroy(struct faults *faults);
+void faults_script_line(const char *line, int node); /* what was logged may be what a step waits for */
 void faults_print(const struct faults *faults);
 
 /* converge.c */

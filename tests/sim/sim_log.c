@@ -34,6 +34,7 @@ static void keep(int node, const char *line)
     memcpy(ring->lines[ring->count++ % RING_LINES], stamped, sizeof(stamped));
     if (logged->trace)
         fprintf(stderr, "%s\n", stamped);
+    faults_script_line(line, node);
 }
 
 static void hook(void *arg, enum log_level level, const char *module, const char *line)

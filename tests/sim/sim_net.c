@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tests/sim/transport_sim_internal.h"
 
@@ -117,10 +118,18 @@ void sim_net_isolate(struct sim_net *net, int node, bool cut)
 
 void sim_net_heal(struct sim_net *net)
 {
+    memset(net->slow_ns, 0, sizeof(net->slow_ns));
     for (int from = 0; from < WORLD_NODES_MAX; from++)
         for (int to = 0; to < WORLD_NODES_MAX; to++)
             if (net->cut[from][to])
                 sim_net_cut(net, from, to, false);
+}
+
+void sim_net_slow(struct sim_net *net, int from, int to, uint64_t extra_ns)
+{
+    assert(from >= 0 && from < WORLD_NODES_MAX && to >= 0 && to < WORLD_NODES_MAX);
+    net->slow_ns[from][to] = extra_ns;
+    world_trace(net->world, 104, (uint64_t)from << 32 | (uint64_t)to, extra_ns);
 }
 
 /* ---- resets and crashes */

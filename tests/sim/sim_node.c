@@ -643,7 +643,7 @@ struct sim_node *sim_node_create(const struct sim_node_config *config)
     node->config = *config;
     node->disk = drive_sim_disk_create(config->drive_bytes, config->seed);
     node->kv = kv_sim_base_create(config->seed + 1);
-    drive_sim_faults(node->disk)->power_trashes_none = true; /* the fault model of docs/simulation.md */
+    drive_sim_faults(node->disk)->power_trashes_none = true; /* faults.c says when it does */
     (void)snprintf(node->address, sizeof(node->address), "sim:%d:1", config->node);
     (void)snprintf((char *)node->store_uuid, sizeof(node->store_uuid), "store-%d", config->node);
     struct store_identity identity = {.cluster_id = PLANE_CLUSTER, .node = (uint32_t)config->node};

@@ -42,6 +42,12 @@ uint64_t sim_net_delay_ns(struct sim_net *net, uint64_t bytes)
     return ns;
 }
 
+uint64_t sim_net_slowness_ns(const struct sim_net *net, int from, int to)
+{
+    assert(from >= 0 && from < WORLD_NODES_MAX && to >= 0 && to < WORLD_NODES_MAX);
+    return net->slow_ns[from][to];
+}
+
 bool sim_net_is_cut(const struct sim_net *net, int from, int to)
 {
     assert(from >= 0 && from < WORLD_NODES_MAX && to >= 0 && to < WORLD_NODES_MAX);
@@ -74,7 +80,8 @@ void sim_link_expect(struct sim_link *link)
 static void segment_push(struct sim_link *to, struct sim_segment *segment)
 {
     struct sim_net *net = to->side->net;
-    uint64_t due_ns = world_now_ns(net->world) + sim_net_delay_ns(net, segment->bytes);
+    uint64_t due_ns = world_now_ns(net->world) + sim_net_delay_ns(net, segment->bytes) +
+                      sim_net_slowness_ns(net, to->remote_node, to->side->node);
     if (due_ns < to->last_due_ns)
         due_ns = to->last_due_ns; /* a stream keeps its order */
     segment->due_ns = to->last_due_ns = due_ns;

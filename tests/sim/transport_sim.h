@@ -30,10 +30,11 @@ struct sim_net_stats {
 };
 
 struct sim_net *sim_net_create(struct world *world, const struct sim_net_config *config);
-void sim_net_destroy(struct sim_net *net);                         /* accepts NULL */
-void sim_net_cut(struct sim_net *net, int from, int to, bool cut); /* one way */
-void sim_net_isolate(struct sim_net *net, int node, bool cut);     /* both ways, all others */
-void sim_net_heal(struct sim_net *net);                            /* every cut */
+void sim_net_destroy(struct sim_net *net);                                   /* accepts NULL */
+void sim_net_cut(struct sim_net *net, int from, int to, bool cut);           /* one way */
+void sim_net_isolate(struct sim_net *net, int node, bool cut);               /* both ways, all others */
+void sim_net_slow(struct sim_net *net, int from, int to, uint64_t extra_ns); /* one way, everything; 0: no more */
+void sim_net_heal(struct sim_net *net);                                      /* every cut, every slow link */
 void sim_net_reset(struct sim_net *net, int a, int b); /* every link between them, with the data in flight */
 void sim_net_stats(const struct sim_net *net, struct sim_net_stats *ret_stats);
 

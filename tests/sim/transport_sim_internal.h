@@ -48,10 +48,11 @@ struct sim_net {
     struct sim_link *offered; /* the connector of the link being accepted */
     int next_port;
     bool cut[WORLD_NODES_MAX][WORLD_NODES_MAX]; /* [from][to] */
-    uint64_t cut_since_ns[WORLD_NODES_MAX][WORLD_NODES_MAX];
+    uint64_t cut_since_ns[WORLD_NODES_MAX][WORLD_NODES_MAX], slow_ns[WORLD_NODES_MAX][WORLD_NODES_MAX];
 };
 
 uint64_t sim_net_delay_ns(struct sim_net *net, uint64_t bytes);
+uint64_t sim_net_slowness_ns(const struct sim_net *net, int from, int to);
 bool sim_net_is_cut(const struct sim_net *net, int from, int to);
 void sim_link_kill(struct sim_link *link, int reason, uint64_t delay_ns); /* its owner sees reason */
 void sim_link_detach(struct sim_link *link);

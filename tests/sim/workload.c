@@ -133,14 +133,17 @@ static void choose_span(struct slot *slot)
     const struct scenario *s = &g->sim->scenario;
     slot->offset = pick_block(g) * STORE_BLOCK_BYTES;
     uint64_t left = CHUNK - slot->offset % CHUNK;
-    uint64_t longest = percent(g, 1) ? CHUNK : percent(g, 10) ? s->write_max_kib * 1024 : 16384;
+    uint64_t longest = guest_random(g, 1000) < s->big_permille ? CHUNK
+                       : percent(g, 10)                        ? s->write_max_kib * 1024
+                                                               : 16384;
     if (slot->kind == KIND_ZERO) {
         longest = percent(g, 10) ? 4 * CHUNK : 16 * STORE_BLOCK_BYTES;
         left = STORE_REGION_BYTES - slot->offset % STORE_REGION_BYTES;
     }
     if (g->shard_bytes - slot->offset % g->shard_bytes < left)
         left = g->shard_bytes - slot->offset % g->shard_bytes;
-    if (g->driver == &workload_wire) /* the client cuts what spans chunks and shards */
+    if (g->driver == &workload_wire ||
+        g->bytes - slot->offset < left) /* the client cuts what spans chunks and shards */
         left = g->bytes - slot->offset;
     uint64_t length = (1 + guest_random(g, longest / STORE_BLOCK_BYTES)) * STORE_BLOCK_BYTES;
     slot->length = (uint32_t)(length < left ? length : left);
@@ -219,9 +222,9 @@ static void begin_read_all(struct slot *slot)
     slot->start_ns = world_now_ns(world_of(g));
     slot->kind = KIND_READ;
     slot->offset = g->read_all_next;
-    slot->length = CHUNK;
-    slot->cells = CHUNK / HISTORY_CELL;
-    g->read_all_next += CHUNK;
+    slot->length = (uint32_t)(g->bytes - slot->offset < CHUNK ? g->bytes - slot->offset : CHUNK);
+    slot->cells = slot->length / HISTORY_CELL;
+    g->read_all_next += slot->length;
     g->driver->submit(slot);
 }
 
@@ -315,7 +318,7 @@ void guest_shard_lost(struct guest *g, uint32_t shard)
 {
     uint64_t cells = g->shard_bytes / HISTORY_CELL;
     g->losses++;
-    if (history_lost(g->history, shard * cells, cells, world_now_ns(world_of(g))) && g->driver == &workload_wire) {
+    if (history_lost(g->history, shard * cells, cells, g->life_ns) && g->driver == &workload_wire) {
         g->lost_dirty = true;
         g->sim->lost_at_ns = world_now_ns(world_of(g));
     }

@@ -48,7 +48,8 @@ struct guest {
     char name[MAP_NAME_MAX];
     struct history *history;
     bool quiet, reading_all;
-    bool lost_dirty; /* acknowledged, unflushed writes were lost, and the client has not been told yet (R13) */
+    bool lost_dirty;  /* acknowledged, unflushed writes were lost, and the client has not been told yet (R13) */
+    uint64_t life_ns; /* when its client began: what an earlier one wrote is not its to lose */
     uint64_t next_stamp, losses, ops, fails, read_all_next;
     uint64_t hot[8];
     struct slot slots[SLOTS_MAX];

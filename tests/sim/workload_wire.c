@@ -93,6 +93,7 @@ static void wire_open(struct world_event *event)
     config.address_count = (uint32_t)sim->node_count;
     (void)snprintf(config.volume, sizeof(config.volume), "%s", w->guest->name);
     assert(!w->client);
+    w->guest->life_ns = world_now_ns(world_of(w));
     w->client = client_create(&config);
     assert(w->client);
 }

@@ -67,10 +67,19 @@ static void test_loss(void **state)
     written(7, 10, 20);
     history_flushed(h, 25, UINT64_MAX, 28);
     written(8, 30, 40);
-    assert_true(history_lost(h, 0, 16, 50));
+    assert_true(history_lost(h, 0, 16, 40));
     assert_true(history_read(h, 3, 7, 60, 61));
     assert_false(history_read(h, 3, HISTORY_ZERO, 62, 63));
     assert_false(history_read(h, 3, 8, 64, 65)); /* 7 was seen after the loss */
+}
+
+/* What an earlier client wrote is lost, too, but nobody needs to be told. */
+static void test_loss_before_this_client(void **state)
+{
+    (void)state;
+    written(8, 30, 40);
+    assert_false(history_lost(h, 0, 16, 41));
+    assert_true(history_read(h, 3, HISTORY_ZERO, 60, 61));
 }
 
 /* A flush over a lost write makes nothing of it durable; a durable write stays. */
@@ -80,13 +89,13 @@ static void test_flush_after_loss(void **state)
     written(7, 10, 20);
     history_flushed(h, 25, UINT64_MAX, 28);
     written(8, 30, 40);
-    (void)history_lost(h, 0, 16, 50);
+    (void)history_lost(h, 0, 16, 0);
     history_flushed(h, 55, UINT64_MAX, 56);
     assert_true(history_read(h, 3, 7, 60, 61));
     uint64_t id = history_write_begin(h, 3, 9, 70);
     history_write_acked(h, 3, id, 80);
     history_write_durable(h, 3, id);
-    assert_false(history_lost(h, 0, 16, 90));
+    assert_false(history_lost(h, 0, 16, 0));
     assert_false(history_read(h, 3, 7, 100, 101));
     assert_true(history_read(h, 3, 9, 100, 101));
 }
@@ -122,6 +131,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_reads, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_read, setup, teardown),
         cmocka_unit_test_setup_teardown(test_loss, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_loss_before_this_client, setup, teardown),
         cmocka_unit_test_setup_teardown(test_flush_after_loss, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stamps, setup, teardown),

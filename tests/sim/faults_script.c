@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* faults_script: faults placed by hand: `at = MS ACTION ARGS`, `on = "TEXT" COUNT ACTION ARGS` of a scenario file.
+ *
+ * - `at` counts from the beginning of the safety phase; `on` waits until a log line (of any node, or of the map's changes) has TEXT for
+ *   the COUNT-th time, and acts right then: before anything else happens.
+ * - who: a number, or by the map's first volume, first shard: primary, backup, backup2, out (a member that is not in sync), other (no
+ *   member), all; self: the node that logged the line; guest: the first guest's host.
+ * - actions: crash WHO MS, power WHO MS (back after MS), pause WHO MS, stop WHO, cut WHO WHO MS, isolate WHO MS, deaf WHO MS (isolated, but not
+ *   from the control plane), reset WHO WHO, slowlink WHO WHO EXTRA_MS MS, slowdrive WHO EXTRA_MS MS, hang WHO MS, eio WHO N, drop WHO N,
+ *   rot WHO N, clock WHO MS, failover, guestcrash, keep WHO / lose WHO (what power loss does to the unflushed), end (of all that lasts).
+ * Failure: an action or a name that is not understood is a failure of the run.
+ */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/prng.h"
+#include "tests/sim/faults_internal.h"
+
+struct armed {
+    struct world_event event;
+    struct faults *faults;
+    const struct scenario_step *step;
+    uint32_t seen;
+    int self; /* who logged the line */
+    bool done;
+};
+
+struct faults_script {
+    struct armed steps[SCENARIO_STEPS_MAX];
+    uint32_t count;
+};
+
+static struct faults_script *listening; /* sim_log.c tells lines without an argument */
+
+static void wrong(const struct armed *a)
+{
+    sim_fail(a->faults->sim, "the scenario's step '%s %s' cannot be done", a->step->action, a->step->args[0]);
+}
+
+static const struct map_shard *first_shard(const struct faults *f)
+{
+    const struct map_volume *v = map_volume_by_id(plane_map(f->sim->plane), guest_volume(f->sim->guests[0]));
+    return v && v->shard_count > 0 ? &v->shards[0] : NULL;
+}
+
+static bool is_member(const struct map_shard *s, uint32_t node)
+{
+    for (uint32_t i = 0; i < s->member_count; i++)
+        if (s->members[i].node == node)
+            return true;
+    return false;
+}
+
+static int nth_member(const struct map_shard *s, bool in_sync, uint32_t skip)
+{
+    for (uint32_t i = 0; i < s->member_count; i++) {
+        const struct map_member *m = &s->members[i];
+        bool wanted = m->node != s->primary && !!(m->flags & MAP_MEMBER_IN_SYNC) == in_sync;
+        if (wanted && skip-- == 0)
+            return (int)m->node;
+    }
+    return 0;
+}
+
+/* 0: nobody now. */
+static int who(const struct armed *a, const char *word)
+{
+    const struct sim *sim = a->faults->sim;
+    const struct map_shard *s = first_shard(a->faults);
+    int number = atoi(word);
+    if (number > 0)
+        return number <= sim->node_count ? number : 0;
+    if (strcmp(word, "self") == 0)
+        return a->self;
+    if (strcmp(word, "guest") == 0)
+        return sim_guest_node(sim, 0);
+    if (!s)
+        return 0;
+    if (strcmp(word, "primary") == 0)
+        return (int)s->primary;
+    if (strcmp(word, "backup") == 0 || strcmp(word, "backup2") == 0)
+        return nth_member(s, true, word[6] == '2');
+    if (strcmp(word, "out") == 0)
+        return nth_member(s, false, 0);
+    for (int i = 1; strcmp(word, "other") == 0 && i <= sim->node_count; i++)
+        if (!is_member(s, (uint32_t)i))
+            return i;
+    return 0;
+}
+
+static uint64_t until(const struct armed *a, uint32_t arg)
+{
+    return world_now_ns(a->faults->sim->world) + ENV_MS(1) * strtoull(a->step->args[arg], NULL, 10);
+}
+
+static uint64_t number(const struct armed *a, uint32_t arg)
+{
+    return strtoull(a->step->args[arg], NULL, 10);
+}
+
+static void down(struct armed *a, int node, enum world_crash kind)
+{
+    struct faults *f = a->faults;
+    if (!sim_node_running(f->sim->nodes[node]))
+        return;
+    faults_crash(f, node, kind);
+    f->nodes[node].start_at_ns = until(a, 1);
+}
+
+static void hang(struct armed *a, int node)
+{
+    drive_sim_faults(sim_node_disk(a->faults->sim->nodes[node]))->hung = true;
+    a->faults->nodes[node].drive_ok_at_ns = until(a, 1);
+}
+
+/* N bits, anywhere in what the drive holds. */
+static void rot(struct armed *a, int node)
+{
+    struct sim *sim = a->faults->sim;
+    uint64_t span = sim->scenario.shard_mib * sim->scenario.shards << 20;
+    for (uint64_t i = 0; i < number(a, 1); i++)
+        drive_sim_flip(sim_node_disk(sim->nodes[node]), STORE_CHUNK_BYTES + world_random_below(sim->world, span),
+                       (uint8_t)(1u << world_random_below(sim->world, 8)));
+}
+
+static void power_mood(struct armed *a, int node, bool keep)
+{
+    struct drive_sim_faults *drive = drive_sim_faults(sim_node_disk(a->faults->sim->nodes[node]));
+    drive->power_keeps_all = keep;
+    drive->power_drops_all = !keep;
+}
+
+/* Actions on one node. False: no such action. */
+static bool act_on(struct armed *a, const char *action, int node)
+{
+    struct faults *f = a->faults;
+    struct sim *sim = f->sim;
+    struct drive_sim_faults *drive = drive_sim_faults(sim_node_disk(sim->nodes[node]));
+    if (strcmp(action, "crash") == 0)
+        down(a, node, WORLD_CRASH_PROCESS);
+    else if (strcmp(action, "power") == 0)
+        down(a, node, WORLD_CRASH_POWER);
+    else if (strcmp(action, "pause") == 0)
+        faults_pause(f, node, until(a, 1));
+    else if (strcmp(action, "stop") == 0)
+        faults_stop_node(f, node);
+    else if (strcmp(action, "isolate") == 0 || strcmp(action, "deaf") == 0)
+        faults_isolate(f, node, until(a, 1), action[0] == 'i');
+    else if (strcmp(action, "slowdrive") == 0)
+        faults_slow_drive(f, node, 1000, ENV_MS(1) * number(a, 1), until(a, 2));
+    else if (strcmp(action, "hang") == 0)
+        hang(a, node);
+    else if (strcmp(action, "eio") == 0)
+        drive->fail_nth = number(a, 1);
+    else if (strcmp(action, "drop") == 0)
+        drive->drop_writes = (uint32_t)number(a, 1);
+    else if (strcmp(action, "rot") == 0)
+        rot(a, node);
+    else if (strcmp(action, "clock") == 0)
+        faults_clock_jump(f, node, ENV_MS(1) * number(a, 1));
+    else if (strcmp(action, "keep") == 0 || strcmp(action, "lose") == 0)
+        power_mood(a, node, action[0] == 'k');
+    else
+        return false;
+    return true;
+}
+
+static bool act_on_pair(struct armed *a, const char *action)
+{
+    struct faults *f = a->faults;
+    int from = who(a, a->step->args[0]), to = who(a, a->step->args[1]);
+    bool known = strcmp(action, "cut") == 0 || strcmp(action, "reset") == 0 || strcmp(action, "slowlink") == 0;
+    if (!known || from == to || from == 0 || to == 0)
+        return known;
+    if (strcmp(action, "cut") == 0)
+        faults_cut(f, from, to, until(a, 2));
+    else if (strcmp(action, "reset") == 0)
+        sim_net_reset(f->sim->net, from, to);
+    else
+        faults_slow_link(f, from, to, ENV_MS(1) * number(a, 2), until(a, 3));
+    return true;
+}
+
+static bool act_on_guest(struct armed *a, const char *action)
+{
+    struct sim *sim = a->faults->sim;
+    if (strcmp(action, "failover") == 0)
+        guest_failover(sim->guests[0]);
+    else if (strcmp(action, "guestcrash") == 0)
+        guest_crash(sim->guests[0]);
+    else
+        return false;
+    return true;
+}
+
+static void act(struct world_event *event)
+{
+    struct armed *a = list_entry(event, struct armed, event);
+    struct sim *sim = a->faults->sim;
+    const char *action = a->step->action, *word = a->step->args[0];
+    if (a->faults->stopped)
+        return;
+    sim_note(sim, "by hand: %s %s %s %s", action, word, a->step->args[1], a->step->args[2]);
+    if (act_on_guest(a, action) || act_on_pair(a, action))
+        return;
+    if (strcmp(word, "all") == 0) {
+        bool known = true;
+        for (int i = 1; known && i <= sim->node_count; i++)
+            known = act_on(a, action, i);
+        if (!known)
+            wrong(a);
+        return;
+    }
+    int node = who(a, word);
+    if (node < 1 || node > sim->node_count)
+        sim_note(sim, "by hand: %s is nobody now", word);
+    else if (!act_on(a, action, node))
+        wrong(a);
+}
+
+/* ---- when ---- */
+
+void faults_script_line(const char *line, int node)
+{
+    for (uint32_t i = 0; listening && i < listening->count; i++) {
+        struct armed *a = &listening->steps[i];
+        if (a->done || !a->step->text[0] || !strstr(line, a->step->text) || ++a->seen < a->step->count)
+            continue;
+        a->done = true;
+        a->self = node;
+        world_schedule(a->faults->sim->world, &a->event, WORLD_NOBODY, 0, act);
+    }
+}
+
+void faults_script_tick(struct faults *f)
+{
+    for (uint32_t i = 0; f->script && i < f->script->count; i++) {
+        struct armed *a = &f->script->steps[i];
+        if (a->done || a->step->text[0] || world_now_ns(f->sim->world) < f->began_ns + ENV_MS(1) * a->step->at_ms)
+            continue;
+        a->done = true;
+        act(&a->event);
+    }
+}
+
+void faults_script_start(struct faults *f)
+{
+    f->began_ns = world_now_ns(f->sim->world);
+    if (f->sim->scenario.step_count == 0)
+        return;
+    f->script = calloc(1, sizeof(*f->script));
+    assert(f->script && !listening);
+    for (uint32_t i = 0; i < f->sim->scenario.step_count; i++)
+        f->script->steps[i] = (struct armed){.faults = f, .step = &f->sim->scenario.steps[i]};
+    f->script->count = (uint32_t)f->sim->scenario.step_count;
+    listening = f->script;
+}
+
+/* A step that never came is no test of anything. */
+void faults_script_end(struct faults *f)
+{
+    listening = NULL;
+    for (uint32_t i = 0; f->script && i < f->script->count; i++) {
+        world_cancel(f->sim->world, &f->script->steps[i].event);
+        if (!f->script->steps[i].done)
+            fprintf(stderr, "the step '%s' on \"%s\" was never reached\n", f->script->steps[i].step->action,
+                    f->script->steps[i].step->text);
+    }
+    free(f->script);
+    f->script = NULL;
+}
