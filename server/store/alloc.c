@@ -3,6 +3,7 @@
  *
  * - alloc_take: the wished unit; else slot `slot` of a wholly free group of 16 (so that the chunk's later units can be
  *   its neighbours); else the next free unit. Next-fit: both searches go on where the last one ended.
+ * - A unit that tens of thousands of records share counts on in a side table: there is no bound on snapshots and clones.
  * - alloc_unref to 0 puts a unit in quarantine, alloc_free makes it free (R22: the store knows when).
  * Failure: none but exhaustion.
  */
@@ -51,6 +52,7 @@ int alloc_init(struct alloc *alloc, uint64_t drive_bytes)
 {
     assert(alloc);
     memset(alloc, 0, sizeof(*alloc));
+    map_u64_init(&alloc->overflow);
     uint64_t units = drive_bytes / STORE_UNIT_BYTES;
     if (units <= 2 * GROUP_UNITS || units >= RECORD_UNIT_NONE)
         return -EINVAL;
@@ -76,6 +78,7 @@ void alloc_close(struct alloc *alloc)
     assert(alloc);
     free(alloc->refs);
     free(alloc->free_map);
+    map_u64_close(&alloc->overflow);
     alloc->refs = NULL;
     alloc->free_map = NULL;
 }
@@ -99,13 +102,28 @@ bool alloc_valid(const struct alloc *alloc, uint32_t unit)
     return unit >= alloc->unit_first && unit < alloc->unit_count;
 }
 
+/* Changes how many references there are beyond UINT16_MAX. */
+static void overflow_add(struct alloc *alloc, uint32_t unit, int change)
+{
+    uintptr_t more = (uintptr_t)map_u64_get(&alloc->overflow, unit);
+    assert(alloc->refs[unit] == UINT16_MAX);
+    assert(change > 0 || more > 0);
+    more = change > 0 ? more + 1 : more - 1;
+    if (!more)
+        (void)map_u64_remove(&alloc->overflow, unit);
+    else if (map_u64_put(&alloc->overflow, unit, (void *)more))
+        abort();
+}
+
 int alloc_ref(struct alloc *alloc, uint32_t unit)
 {
     assert(alloc->refs);
     if (!alloc_valid(alloc, unit))
         return -ERANGE;
-    if (alloc->refs[unit] == UINT16_MAX)
-        return -EMLINK;
+    if (alloc->refs[unit] == UINT16_MAX) {
+        overflow_add(alloc, unit, 1);
+        return 0;
+    }
     if (alloc->refs[unit]++ == 0)
         mark_used(alloc, unit);
     assert(!alloc_is_free(alloc, unit)); /* I11 */
@@ -116,6 +134,10 @@ bool alloc_unref(struct alloc *alloc, uint32_t unit)
 {
     assert(alloc_valid(alloc, unit));
     assert(alloc->refs[unit] > 0); /* I11 */
+    if (alloc->refs[unit] == UINT16_MAX && alloc->overflow.count && map_u64_get(&alloc->overflow, unit)) {
+        overflow_add(alloc, unit, -1);
+        return false;
+    }
     if (--alloc->refs[unit])
         return false;
     alloc->quarantined++;
@@ -203,6 +225,14 @@ uint32_t alloc_take(struct alloc *alloc, uint32_t wish, uint32_t slot)
     if (alloc->reserved)
         alloc->reserved--;
     return unit;
+}
+
+void alloc_give_back(struct alloc *alloc, uint32_t unit)
+{
+    assert(alloc_refs(alloc, unit) == 1);
+    bool last = alloc_unref(alloc, unit);
+    assert(last);
+    alloc_free(alloc, unit);
 }
 
 int alloc_reserve(struct alloc *alloc, uint32_t units)

@@ -48,7 +48,7 @@ void background_create(struct store *store)
     assert(!store->background);
     struct background *background = store_malloc(sizeof(*background));
     background->store = store;
-    background->verifier.store = background->scrubber.store = store;
+    background->verifier.store = background->scrubber.store = background->reaper.store = store;
     list_head_init(&background->drops);
     store->background = background;
 }
@@ -79,6 +79,7 @@ void background_stop(struct store *store)
     env_timer_stop(store->env, &background->clean_timer);
     env_timer_stop(store->env, &background->checkpoint_timer);
     env_timer_stop(store->env, &background->prewriter.timer);
+    env_timer_stop(store->env, &background->reaper.timer);
     walker_stop(store, &background->verifier);
     walker_stop(store, &background->scrubber);
 }
@@ -88,7 +89,7 @@ bool background_idle(const struct store *store)
     const struct background *background = store->background;
     assert(background->stopping);
     return !background->verifier.busy && !background->scrubber.busy && !background->prewriter.busy &&
-           !background->digests && drop_idle(store);
+           !background->reaper.busy && !background->digests && drop_idle(store);
 }
 
 void background_destroy(struct store *store)
@@ -97,6 +98,7 @@ void background_destroy(struct store *store)
     assert(background && background->stopping);
     assert(background_idle(store));
     drop_close_all(store);
+    reap_close(store);
     buf_unref(background->prewriter.buf);
     buf_unref(background->verifier.buf);
     buf_unref(background->scrubber.buf);

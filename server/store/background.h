@@ -36,6 +36,20 @@ struct prewriter {
     bool busy;
 };
 
+/* Removes records that serve no live generation: reap.c. */
+struct reaper {
+    struct store *store;
+    struct env_timer timer;
+    struct kv_scan scan;
+    struct kv_write write;
+    struct unit_list released;
+    struct store_shard_id shard; /* while running */
+    uint32_t chunk, generation;  /* of the record judged last */
+    uint64_t seq;                /* shard->older_seq when the page was asked for */
+    bool running, busy, at_end;
+    bool again; /* something was in use */
+};
+
 struct background {
     struct store *store;
     bool stopping;
@@ -43,12 +57,15 @@ struct background {
     struct prewriter prewriter;
     struct walker verifier; /* suspect chunks after an unclean stop */
     struct walker scrubber;
+    struct reaper reaper;
     struct list_node drops;
-    uint32_t digests; /* under way */
+    uint32_t digests; /* and diffs, walks, ...: requests under way */
 };
 
 bool id_equal(const struct store_shard_id *a, const struct store_shard_id *b);
 void drop_start_all(struct store *store);
+void reap_kick(struct store *store);
+void reap_close(struct store *store);
 bool drop_idle(const struct store *store);
 void drop_close_all(struct store *store);
 void verifier_start(struct store *store);

@@ -186,12 +186,12 @@ static int decode_small(struct check *check, enum record_kind kind, const struct
                         const uint8_t *key, uint32_t key_len, const uint8_t *value, uint32_t value_len)
 {
     struct record_mark mark;
-    uint64_t bytes;
+    struct record_shard shard;
     int rc;
     assert(kind == scans[check->step].kind);
     switch (kind) {
     case RECORD_DROP: check->stats.drops++; return record_drop_decode(key, key_len, value, value_len);
-    case RECORD_SHARD: check->stats.shards++; return record_shard_decode(key, key_len, value, value_len, &bytes);
+    case RECORD_SHARD: check->stats.shards++; return record_shard_decode(key, key_len, value, value_len, &shard);
     default:
         assert(kind == RECORD_MARK);
         check->stats.marks++;

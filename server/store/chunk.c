@@ -4,6 +4,7 @@
  * - A block is zero, own (in own[unit]), base (in base[unit]) or over (own, with an older source kept beneath until the
  *   switch is settled, R21/R22).
  * - Writers change pointers when they start and states when their data is on the drive.
+ * - A bare chunk carries mod_epoch only: nobody wrote it here, its content is the base's (clones) or nothing.
  * - chunk_put tidies and appends the record to a batch; what it stopped referencing goes to the caller's list.
  * Failure: none; inconsistencies are our own bugs and trip asserts.
  */
@@ -66,6 +67,34 @@ struct chunk *chunk_obtain(struct store_shard *shard, uint32_t index, uint32_t g
     return chunk;
 }
 
+/* Absent: a record that carries mod_epoch only. */
+struct chunk *chunk_obtain_bare(struct store_shard *shard, uint32_t index)
+{
+    struct chunk *chunk = chunk_get(shard, index);
+    if (chunk)
+        return chunk;
+    chunk = chunk_obtain(shard, index, 0);
+    chunk->bare = true;
+    assert(!chunk->stored);
+    return chunk;
+}
+
+struct chunk_fresh *chunk_fresh_obtain(struct chunk *chunk)
+{
+    struct store *store = chunk->shard->store;
+    if (chunk->fresh)
+        return chunk->fresh;
+    struct chunk_fresh *fresh = store->pool_fresh;
+    if (fresh)
+        store->pool_fresh = fresh->next_free;
+    else
+        fresh = store_malloc(sizeof(*fresh));
+    memset(fresh, 0, sizeof(*fresh));
+    chunk->fresh = fresh;
+    assert(!fresh->classes[0].seq && !fresh->classes[1].seq);
+    return fresh;
+}
+
 static void fresh_destroy(struct chunk *chunk)
 {
     struct store *store = chunk->shard->store;
@@ -75,18 +104,27 @@ static void fresh_destroy(struct chunk *chunk)
     chunk->fresh = NULL;
 }
 
-void chunk_destroy(struct chunk *chunk)
+/* Gives back what hangs on it; the record in the kv is not touched. */
+void chunk_clear(struct chunk *chunk)
 {
-    assert(chunk->shard->chunks[chunk->index] == chunk);
+    assert(chunk->shard);
     sums_forget(chunk);
     if (chunk->fresh)
         fresh_destroy(chunk);
     if (list_linked(&chunk->dirty_link))
         list_remove(&chunk->dirty_link);
+    free(chunk->base);
+    chunk->base = NULL;
+    assert(!chunk->sums && !chunk->fresh);
+}
+
+void chunk_destroy(struct chunk *chunk)
+{
+    assert(chunk->shard->chunks[chunk->index] == chunk);
+    chunk_clear(chunk);
     assert(chunk->shard->store->stats.chunks > 0);
     chunk->shard->store->stats.chunks--;
     chunk->shard->chunks[chunk->index] = NULL;
-    free(chunk->base);
     free(chunk);
 }
 
@@ -118,15 +156,7 @@ void chunk_set_fresh(struct chunk *chunk, uint32_t block)
     struct store *store = chunk->shard->store;
     uint64_t seq = store->settle_seq;
     assert(seq > store->settled_seq);
-    if (!chunk->fresh) {
-        struct chunk_fresh *fresh = store->pool_fresh;
-        if (fresh)
-            store->pool_fresh = fresh->next_free;
-        else
-            fresh = store_malloc(sizeof(*fresh));
-        memset(fresh, 0, sizeof(*fresh));
-        chunk->fresh = fresh;
-    }
+    (void)chunk_fresh_obtain(chunk);
     chunk_clear_fresh(chunk, block);
     struct record_fresh *classes = chunk->fresh->classes, *use = NULL;
     for (uint32_t c = 0; c < 2; c++)
@@ -225,6 +255,7 @@ void chunk_export(const struct chunk *chunk, struct record_map *ret_map)
     memset(ret_map, 0, sizeof(*ret_map));
     ret_map->generation = chunk->generation;
     ret_map->mod_epoch = chunk->mod_epoch;
+    ret_map->bare = chunk->bare && chunk_empty(chunk);
     memcpy(ret_map->own, chunk->own, sizeof(ret_map->own));
     for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++)
         ret_map->base[unit] = chunk_base(chunk, unit);
@@ -241,6 +272,7 @@ void chunk_import(struct chunk *chunk, const struct record_map *map)
     chunk->generation = map->generation;
     chunk->mod_epoch = map->mod_epoch;
     chunk->stored = true;
+    chunk->bare = map->bare;
     memcpy(chunk->own, map->own, sizeof(chunk->own));
     memcpy(chunk->states, map->states, sizeof(chunk->states));
     free(chunk->base);
@@ -263,6 +295,9 @@ void chunk_put(struct chunk *chunk, struct kv_batch *batch, struct unit_list *re
     chunk->stored = true;
     if (chunk->fresh)
         chunk->shard->store->unsettled_puts++;
+    assert(!chunk->bare || chunk_empty(chunk));
+    if (chunk->older)
+        chunk->shard->older_seq++;
     if (list_linked(&chunk->dirty_link))
         list_remove(&chunk->dirty_link);
 }

@@ -44,6 +44,7 @@ static void store_destroy(struct store *store)
     for (uint32_t i = 0; i < store->wanted_count; i++)
         store->wanted[i]->wanted = false;
     background_destroy(store);
+    list_for_each(shard_node, &store->shards) lineage_forget(list_entry(shard_node, struct store_shard, link));
     while (!list_empty(&store->shards)) {
         node = store->shards.next;
         struct store_shard *shard = list_entry(node, struct store_shard, link);
@@ -51,6 +52,9 @@ static void store_destroy(struct store *store)
         shard_destroy(shard);
     }
     map_u64_close(&store->shard_map);
+    assert(!store->older_count && !store->olders.count);
+    map_u64_close(&store->olders);
+    lineage_close(store);
     while (store->spare_count)
         buf_unref(store->spare[--store->spare_count]);
     round_close(store);

@@ -221,8 +221,8 @@ void store_shard_drop(struct store *store, const struct store_shard_id *id)
 {
     assert(store->opened && !store->closing);
     struct store_shard *shard = shard_find(store, id);
-    if (drop_running(store, id) || store->failed)
-        return;
+    if (drop_running(store, id) || store->failed || (shard && shard->clones))
+        return; /* clones read through it */
     assert(!shard || !shard->open);
     struct kv_write *write = small_put_create(store);
     struct record_key key = record_key_shard(RECORD_DROP, id);

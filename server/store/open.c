@@ -175,6 +175,8 @@ static int load_map(struct opening *opening, const struct store_shard_id *id, ui
         return 0;                 /* being removed: only its references count */
     if (!chunk_get(shard, index)) /* the first record of a chunk is its newest (records.h) */
         chunk_import(chunk_obtain(shard, index, map->generation), map);
+    else
+        shard->has_older = true;
     if (unsettled && store->last_stop == STORE_STOP_REBOOTED)
         opening_add_item(opening, shard, index, map);
     return 0;
@@ -192,8 +194,8 @@ static int load_pair(struct opening *opening, const uint8_t *key, uint32_t key_l
     assert(kind != RECORD_SUPER && kind != RECORD_SUMS);
     struct record_map map;
     struct record_mark record;
+    struct record_shard shard_record;
     struct store_shard *shard;
-    uint64_t bytes;
     switch (kind) {
     case RECORD_MAP:
         rc = record_map_decode(key, key_len, value, value_len, &map);
@@ -210,10 +212,13 @@ static int load_pair(struct opening *opening, const uint8_t *key, uint32_t key_l
             opening_add_drop(opening, &id);
         return rc;
     case RECORD_SHARD:
-        rc = record_shard_decode(key, key_len, value, value_len, &bytes);
+        rc = record_shard_decode(key, key_len, value, value_len, &shard_record);
         shard = rc ? NULL : shard_of(opening, &id);
         if (shard) {
-            shard->bytes = bytes;
+            shard->bytes = shard_record.bytes;
+            shard->origin = shard_record.origin;
+            shard->has_base = shard_record.has_base;
+            shard->base = shard_record.base;
             shard->stored = true;
         }
         return rc;
@@ -252,7 +257,11 @@ static void scan_next(struct opening *opening)
     static const enum record_kind kinds[] = {RECORD_DROP, RECORD_SHARD, RECORD_MARK, RECORD_MAP};
     assert(opening->scan_kind <= 4);
     if (opening->scan_kind == 4) {
-        opening_resolve(opening);
+        int rc = lineage_resolve(opening->store);
+        if (rc)
+            opening_fail(opening, rc);
+        else
+            opening_resolve(opening);
         return;
     }
     struct record_key from = record_key_first(kinds[opening->scan_kind]);
@@ -401,15 +410,17 @@ static void set_defaults(struct store_config *config)
 
 static void init_lists(struct store *store)
 {
-    struct list_node *heads[] = {
-        &store->shards,        &store->pieces,       &store->pool_pieces,   &store->done,
-        &store->space_waiters, &store->room_waiters, &store->buf_waiters,   &store->settle_waiters,
-        &store->sums_lru,      &store->sums_pool,    &store->marks,         &store->flushes,
-        &store->restamps,      &store->chunks_dirty, &store->round.flushes, &store->round.restamps};
+    struct list_node *heads[] = {&store->shards,         &store->pieces,         &store->pool_pieces,
+                                 &store->done,           &store->space_waiters,  &store->room_waiters,
+                                 &store->buf_waiters,    &store->settle_waiters, &store->sums_lru,
+                                 &store->sums_pool,      &store->marks,          &store->flushes,
+                                 &store->restamps,       &store->chunks_dirty,   &store->round.flushes,
+                                 &store->round.restamps, &store->older_lru};
     assert(store->next_ticket == 0);
     for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
         list_head_init(heads[i]);
     map_u64_init(&store->shard_map);
+    map_u64_init(&store->olders);
     store->next_ticket = 1;
 }
 

@@ -9,14 +9,14 @@
  * - piece_finish hands over to the done list, which completes outside any submit and without recursion.
  * Failure: once the store failed, every piece ends with -EIO at its next step.
  */
-#include "server/store/store_core.h"
+#include "server/store/older.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const uint16_t stage_next[PIECE_STAGES] = {
-    [PIECE_QUEUED] = 1 << PIECE_MARK | 1 << PIECE_DATA | 1 << PIECE_DONE,
+    [PIECE_QUEUED] = 1 << PIECE_MARK | 1 << PIECE_SUMS | 1 << PIECE_DATA | 1 << PIECE_DONE,
     [PIECE_MARK] = 1 << PIECE_SUMS | 1 << PIECE_DONE,
     [PIECE_SUMS] = 1 << PIECE_MAP | 1 << PIECE_PUT | 1 << PIECE_DONE,
     [PIECE_MAP] = 1 << PIECE_MERGE | 1 << PIECE_DATA | 1 << PIECE_DONE,
@@ -35,7 +35,7 @@ void piece_move(struct piece *piece, enum piece_stage stage)
 
 static bool piece_writes(const struct piece *piece)
 {
-    assert(piece->kind <= PIECE_ZERO);
+    assert(piece->kind <= PIECE_INHERIT);
     return piece->kind != PIECE_READ;
 }
 
@@ -66,12 +66,19 @@ struct piece *piece_create(struct store_shard *shard, enum piece_kind kind, uint
     return piece;
 }
 
-/* Merging rewrites whole units, so it excludes whole units. */
+/* Merging rewrites whole units, so it excludes whole units; making a record excludes everything else in the chunk. */
 static void set_lock(struct piece *piece)
 {
     piece->lock_first = piece->first;
     piece->lock_count = piece->count;
+    if (piece->kind == PIECE_READ)
+        return;
     const struct chunk *chunk = chunk_get(piece->shard, piece->chunk_index);
+    if (inherit_wanted(piece, chunk)) {
+        piece->lock_first = 0;
+        piece->lock_count = STORE_CHUNK_BLOCKS;
+        return;
+    }
     if (piece->kind != PIECE_WRITE || !chunk)
         return;
     uint32_t first = piece->first, end = first + piece->count;
@@ -131,7 +138,24 @@ static void piece_start(struct piece *piece)
     case PIECE_READ: read_start(piece); break;
     case PIECE_WRITE: write_start(piece); break;
     case PIECE_ZERO: zero_start(piece); break;
+    case PIECE_INHERIT:
+        piece_move(piece, PIECE_SUMS);
+        inherit_start(piece);
+        break;
     }
+}
+
+/* Behind what overlaps it, or at once. */
+static void enter(struct piece *piece)
+{
+    assert(piece->stage == PIECE_QUEUED && !list_linked(&piece->region_link));
+    list_push_back(&piece->shard->pieces[piece->chunk_index / REGION_CHUNKS], &piece->region_link);
+    if (must_queue(piece)) {
+        piece->queued = true;
+        piece->shard->queued++;
+        return;
+    }
+    piece_start(piece);
 }
 
 void piece_submit(struct piece *piece)
@@ -140,13 +164,7 @@ void piece_submit(struct piece *piece)
     assert(piece->stage == PIECE_QUEUED);
     piece->started_ns = env_now_ns(store->env);
     store->piece_count++;
-    list_push_back(&piece->shard->pieces[piece->chunk_index / REGION_CHUNKS], &piece->region_link);
-    if (must_queue(piece)) {
-        piece->queued = true;
-        piece->shard->queued++;
-        return;
-    }
-    piece_start(piece);
+    enter(piece);
 }
 
 static void start_queued(struct store_shard *shard, uint32_t region)
@@ -162,6 +180,24 @@ static void start_queued(struct store_shard *shard, uint32_t region)
         shard->queued--;
         piece_start(piece);
     }
+}
+
+/* A clone's read of what the base holds: it starts again there, among the pieces it must stay clear of. */
+void piece_rehome(struct piece *piece, struct store_shard *shard, uint32_t generation)
+{
+    struct store_shard *left = piece->shard;
+    uint32_t region = piece->chunk_index / REGION_CHUNKS;
+    assert(piece->kind == PIECE_READ && shard != left);
+    assert(!piece->pending && !piece->detour && !piece->older && !piece->sums);
+    assert(piece->stage == PIECE_DATA && shard->store == piece->store);
+    list_remove(&piece->region_link);
+    list_remove(&piece->age_link);
+    piece->shard = shard;
+    piece->generation = generation;
+    piece->stage = PIECE_QUEUED;
+    enter(piece);
+    if (left->queued)
+        start_queued(left, region);
 }
 
 uint64_t piece_oldest_ticket(const struct store *store)
@@ -246,6 +282,10 @@ static void release_piece(struct piece *piece)
         mark_release(piece);
     if (piece->sums)
         sums_unpin(piece->sums);
+    if (piece->detour)
+        detour_destroy(piece);
+    if (piece->older)
+        older_unpin(piece->older);
     for (uint32_t i = 0; i < piece->merge_count && !piece->merges_applied; i++) {
         bool last = alloc_unref(&store->alloc, piece->merges[i].taken);
         assert(last); /* no record ever named it */
@@ -254,11 +294,6 @@ static void release_piece(struct piece *piece)
     free(piece->merges);
     if (piece->merge_buf)
         store_give_buf(store, piece->merge_buf);
-    if (piece->old) {
-        kv_batch_free(&piece->old->scan.pairs);
-        kv_get_free(&piece->old->get);
-        free(piece->old);
-    }
     list_remove(&piece->region_link);
     if (list_linked(&piece->age_link)) /* not when it failed while waiting for space */
         list_remove(&piece->age_link);

@@ -4,13 +4,13 @@
  * - read_start resolves blocks to runs that are contiguous on the drive, reads them, and fetches the checksums beside it.
  * - read_verify compares every block (CRC32C). Suspect chunks (unclean stop) adopt what the drive holds and count it;
  *   elsewhere a mismatch is damage: -EILSEQ and callbacks.damaged.
- * - A generation older than the newest takes map and sums from the kv: the newest record not above it.
+ * - A generation older than the newest reads through the record that serves it (older.h), a clone's chunk without a record
+ *   through the base's shard, whose writes it must stay clear of: the piece moves over there.
  * Failure: a drive read that fails is retried block by block; blocks that stay unreadable count as damaged.
  */
-#include "server/store/store_core.h"
+#include "server/store/older.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/crc32c.h"
@@ -19,8 +19,6 @@ static uint64_t block_offset(const struct piece *piece, uint32_t index)
 {
     uint32_t block = piece->first + index;
     assert(index < piece->count);
-    if (piece->old)
-        return record_block_offset(&piece->old->map, block);
     return piece->chunk ? chunk_block_offset(piece->chunk, block) : UINT64_MAX;
 }
 
@@ -52,81 +50,75 @@ static bool submit_runs(struct piece *piece)
     return any;
 }
 
-static void old_sums_done(struct kv_get *get, int rc)
+static void start_runs(struct piece *piece)
 {
-    struct piece *piece = get->owner;
-    assert(piece->stage == PIECE_DATA && piece->pending > 0);
-    assert(piece->old);
-    if (rc && rc != -ENOENT)
-        store_fail(piece->store, rc);
-    if (rc || record_sums_decode(get->key, get->key_len, get->value, get->value_len, piece->old->crcs))
-        memset(piece->old->crcs, 0, sizeof(piece->old->crcs));
-    piece_part_done(piece, 0);
+    assert(piece->stage == PIECE_DATA);
+    assert(!piece->sums && !piece->detour);
+    if (submit_runs(piece))
+        piece->sums = sums_acquire(piece->chunk, piece);
 }
 
-static void old_map_done(struct kv_scan *scan, int rc)
+/* A detour's answer; pending counts it. False: the piece went to the base. */
+static bool found(struct piece *piece)
 {
-    struct piece *piece = scan->owner;
-    struct old_read *old = piece->old;
-    uint32_t cursor = 0, key_len, value_len;
-    const uint8_t *key, *value;
-    bool is_delete;
-    assert(old && piece->pending == 1);
-    memset(old->map.own, 0xff, sizeof(old->map.own));
-    memset(old->map.base, 0xff, sizeof(old->map.base));
-    if (rc) {
-        store_fail(piece->store, rc);
-    } else if (kv_batch_next(&scan->pairs, &cursor, &key, &key_len, &value, &value_len, &is_delete)) {
-        rc = record_map_decode(key, key_len, value, value_len, &old->map);
-        if (!rc && submit_runs(piece)) {
-            struct record_key sums =
-                record_key_chunk(RECORD_SUMS, &piece->shard->id, piece->chunk_index, old->map.generation);
-            memcpy(old->get.key, sums.bytes, sums.len);
-            old->get.key_len = sums.len;
-            old->get.cb = old_sums_done;
-            old->get.owner = piece;
-            piece->pending++;
-            kv_get(piece->store->kv, &old->get);
-        }
-    } else {
-        (void)submit_runs(piece); /* nothing that old: zeros */
+    struct lookup *lookup = &piece->detour->lookup;
+    struct store_shard *shard = piece->shard;
+    assert(lookup->own_only && lookup->shard == shard);
+    piece->chunk = lookup->chunk;
+    piece->older = lookup->older;
+    lookup->older = NULL;
+    detour_destroy(piece);
+    if (piece->chunk || !shard->has_base) {
+        start_runs(piece);
+        return true;
     }
-    piece_part_done(piece, rc ? -EILSEQ : 0);
+    if (!shard->base_shard) {
+        piece->rc = -ENOENT;
+        return true;
+    }
+    piece->pending = 0;
+    piece_rehome(piece, shard->base_shard, shard->base.generation);
+    return false;
 }
 
-/* The first record from (chunk, inverted generation) on is the newest that the generation sees (records.h). */
-static void start_old(struct piece *piece)
+static void lookup_ended(struct lookup *lookup, int rc)
 {
-    assert(piece->generation < piece->chunk->generation);
-    struct old_read *old = store_malloc(sizeof(*old));
-    assert(!piece->old);
-    piece->old = old;
-    struct record_key from = record_key_chunk(RECORD_MAP, &piece->shard->id, piece->chunk_index, piece->generation);
-    struct record_key last = record_key_chunk(RECORD_MAP, &piece->shard->id, piece->chunk_index, 0);
-    memcpy(old->scan.from, from.bytes, from.len);
-    old->scan.from_len = from.len;
-    memcpy(old->scan.to, last.bytes, last.len);
-    old->scan.to[last.len] = 0; /* just after generation 0 */
-    old->scan.to_len = last.len + 1;
-    old->scan.limit = 1;
-    old->scan.cb = old_map_done;
-    old->scan.owner = piece;
+    struct detour *detour = lookup->owner;
+    struct piece *piece = detour->piece;
+    assert(piece->stage == PIECE_DATA && piece->pending == 1);
+    if (rc || piece->store->failed || found(piece))
+        piece_part_done(piece, rc);
+}
+
+/* Not served by the newest record in memory. */
+static void take_detour(struct piece *piece)
+{
+    struct detour *detour = detour_create(piece, piece->generation);
+    assert(!piece->pending);
+    detour->lookup = (struct lookup){.shard = piece->shard,
+                                     .index = piece->chunk_index,
+                                     .generation = piece->generation,
+                                     .own_only = true,
+                                     .cb = lookup_ended,
+                                     .owner = detour};
     piece->pending++;
-    kv_scan(piece->store->kv, &old->scan);
+    int rc = lookup_start(&detour->lookup);
+    if (rc != -EINPROGRESS)
+        lookup_ended(&detour->lookup, rc);
 }
 
 void read_start(struct piece *piece)
 {
+    struct chunk *chunk = chunk_get(piece->shard, piece->chunk_index);
     assert(piece->kind == PIECE_READ);
     assert(!piece->pending);
-    piece->chunk = chunk_get(piece->shard, piece->chunk_index);
     piece_move(piece, PIECE_DATA);
-    if (piece->chunk && piece->generation < piece->chunk->generation) {
-        start_old(piece);
+    if (lineage_inherits(piece->shard, chunk) || (chunk && piece->generation < chunk->generation)) {
+        take_detour(piece);
         return;
     }
-    if (submit_runs(piece))
-        piece->sums = sums_acquire(piece->chunk, piece);
+    piece->chunk = chunk;
+    start_runs(piece);
     if (!piece->pending)
         read_verify(piece);
 }
@@ -160,7 +152,7 @@ static void report_damage(struct piece *piece, uint32_t index)
         piece->bad_block = index;
     }
     if (store->config.callbacks.damaged)
-        store->config.callbacks.damaged(store->config.arg, piece->shard,
+        store->config.callbacks.damaged(store->config.arg, piece->io ? piece->io->shard : piece->shard,
                                         (uint64_t)piece->chunk_index * STORE_CHUNK_BYTES +
                                             (uint64_t)(piece->first + index) * STORE_BLOCK_BYTES);
 }
@@ -169,7 +161,7 @@ static void report_damage(struct piece *piece, uint32_t index)
 static bool may_adopt(const struct piece *piece)
 {
     const struct mark *mark = mark_find(piece->shard, piece->chunk_index);
-    assert(piece->chunk || piece->old);
+    assert(piece->chunk);
     return mark && mark->suspect >> (piece->chunk_index % REGION_CHUNKS) & 1;
 }
 
@@ -186,7 +178,7 @@ static void verify_block(struct piece *piece, uint32_t index)
     }
     bool unreadable = piece->unreadable[index / 64] >> (index % 64) & 1;
     uint32_t crc = unreadable ? 0 : crc32c(data, STORE_BLOCK_BYTES);
-    uint32_t expected = piece->old ? piece->old->crcs[block] : piece->sums->crcs[block];
+    uint32_t expected = piece->sums->crcs[block];
     if (piece->crcs)
         piece->crcs[index] = crc;
     if (unreadable) {
@@ -201,8 +193,7 @@ static void verify_block(struct piece *piece, uint32_t index)
         return;
     }
     piece->store->stats.blocks_adopted++;
-    if (piece->sums)
-        sums_set(piece->sums, block, crc);
+    sums_set(piece->sums, block, crc);
 }
 
 void read_verify(struct piece *piece)

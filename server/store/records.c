@@ -15,8 +15,9 @@
 #include "common/crc32c.h"
 
 enum { FORMAT = 1 };
-enum { MAP_UNITS = 1, MAP_BASE = 2, MAP_FRESH0 = 4, MAP_FRESH1 = 8, MAP_FLAGS = 15 };
+enum { MAP_UNITS = 1, MAP_BASE = 2, MAP_FRESH0 = 4, MAP_FRESH1 = 8, MAP_BARE = 16, MAP_FLAGS = 31 };
 enum { MARK_FROZEN = 1 };
+enum { SHARD_BASE = 1 };
 enum { SUPER_CLEAN = 1, SUPER_SUSPECT = 2 };
 enum { MAP_HEAD_BYTES = 16, STATES_BYTES = STORE_CHUNK_BLOCKS / 4, FRESH_BYTES = 40, SEAL_BYTES = 4 };
 
@@ -218,6 +219,10 @@ uint32_t record_map_encode(const struct record_key *key, const struct record_map
             put_le(out + at + 8 + 8 * w, map->fresh[c].bits[w], 8);
         at += FRESH_BYTES;
     }
+    if (map->bare) {
+        assert(!flags);
+        flags = MAP_BARE;
+    }
     out[0] = FORMAT;
     out[1] = flags;
     put_le(out + 8, map->mod_epoch, 8);
@@ -258,9 +263,10 @@ int record_map_decode(const void *key, size_t key_len, const void *value, size_t
     expected += flags & MAP_BASE ? 4 * STORE_CHUNK_UNITS : 0;
     expected += flags & MAP_FRESH0 ? FRESH_BYTES : 0;
     expected += flags & MAP_FRESH1 ? FRESH_BYTES : 0;
-    if (flags & ~MAP_FLAGS || bytes != expected || ((flags & MAP_BASE) && !(flags & MAP_UNITS)))
+    if (flags & ~MAP_FLAGS || bytes != expected || ((flags & MAP_BASE) && !(flags & MAP_UNITS)) ||
+        ((flags & MAP_BARE) && flags != MAP_BARE))
         return -EBADMSG;
-    struct record_map map = {.mod_epoch = get_le(in + 8, 8)};
+    struct record_map map = {.mod_epoch = get_le(in + 8, 8), .bare = flags & MAP_BARE};
     map.generation = (uint32_t)~get_be((const uint8_t *)key + 23, 4);
     const uint8_t *at = in + MAP_HEAD_BYTES;
     memset(map.own, 0xff, sizeof(map.own));
@@ -336,26 +342,46 @@ int record_mark_decode(const void *key, size_t key_len, const void *value, size_
     return 0;
 }
 
-void record_shard_encode(const struct record_key *key, uint64_t shard_bytes, uint8_t out[RECORD_SHARD_BYTES])
+void record_shard_encode(const struct record_key *key, const struct record_shard *shard,
+                         uint8_t out[RECORD_SHARD_BYTES])
 {
     assert(key->bytes[0] == RECORD_SHARD);
-    assert(shard_bytes <= STORE_SHARD_BYTES_MAX);
+    assert(shard->bytes <= STORE_SHARD_BYTES_MAX);
     memset(out, 0, RECORD_SHARD_BYTES);
     out[0] = FORMAT;
-    put_le(out + 8, shard_bytes, 8);
+    out[1] = shard->has_base ? SHARD_BASE : 0;
+    put_le(out + 8, shard->bytes, 8);
+    put_le(out + 16, shard->origin, 8);
+    if (shard->has_base) {
+        put_le(out + 24, shard->base.id.volume, 8);
+        put_le(out + 32, shard->base.id.shard, 4);
+        put_le(out + 36, shard->base.generation, 4);
+        put_le(out + 40, shard->base.id.instance, 8);
+    }
     seal(key, out, RECORD_SHARD_BYTES);
 }
 
-int record_shard_decode(const void *key, size_t key_len, const void *value, size_t bytes, uint64_t *ret_bytes)
+int record_shard_decode(const void *key, size_t key_len, const void *value, size_t bytes,
+                        struct record_shard *ret_shard)
 {
-    assert(key && value && ret_bytes);
+    assert(key && value && ret_shard);
     const uint8_t *in = value;
-    if (bytes != RECORD_SHARD_BYTES || !sealed(key, key_len, in, bytes))
+    if ((bytes != RECORD_SHARD_BYTES && bytes != RECORD_SHARD_BYTES_FORMER) || !sealed(key, key_len, in, bytes))
         return -EBADMSG;
-    uint64_t shard_bytes = get_le(in + 8, 8);
-    if (shard_bytes > STORE_SHARD_BYTES_MAX)
+    bool former = bytes == RECORD_SHARD_BYTES_FORMER;
+    if (in[1] & ~(former ? 0 : SHARD_BASE) || key_len < 9)
         return -EBADMSG;
-    *ret_bytes = shard_bytes;
+    struct record_shard shard = {.bytes = get_le(in + 8, 8), .has_base = in[1] & SHARD_BASE};
+    shard.origin = former ? get_be((const uint8_t *)key + 1, 8) : get_le(in + 16, 8); /* its own volume */
+    if (shard.has_base) {
+        shard.base.id.volume = get_le(in + 24, 8);
+        shard.base.id.shard = (uint32_t)get_le(in + 32, 4);
+        shard.base.generation = (uint32_t)get_le(in + 36, 4);
+        shard.base.id.instance = get_le(in + 40, 8);
+    }
+    if (shard.bytes > STORE_SHARD_BYTES_MAX)
+        return -EBADMSG;
+    *ret_shard = shard;
     return 0;
 }
 

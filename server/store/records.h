@@ -20,7 +20,8 @@
 #define RECORD_MAP_BYTES_MAX 320u
 #define RECORD_SUMS_BYTES 1032u
 #define RECORD_MARK_BYTES 24u
-#define RECORD_SHARD_BYTES 24u
+#define RECORD_SHARD_BYTES 64u
+#define RECORD_SHARD_BYTES_FORMER 24u /* without base and origin: still read */
 #define RECORD_DROP_BYTES 8u
 #define RECORD_SUPER_BYTES 128u
 
@@ -51,6 +52,7 @@ struct record_fresh {
 
 struct record_map {
     uint32_t generation; /* from the key */
+    bool bare;           /* carries mod_epoch only: the content is the base's, or nothing */
     uint64_t mod_epoch;
     uint32_t own[STORE_CHUNK_UNITS];
     uint32_t base[STORE_CHUNK_UNITS];
@@ -61,6 +63,13 @@ struct record_map {
 struct record_mark {
     uint64_t epoch;
     bool frozen; /* R16, R17 */
+};
+
+struct record_shard {
+    uint64_t bytes;
+    uint64_t origin; /* volume at the root of its family: units are shared inside one family only (I12) */
+    bool has_base;
+    struct store_base base;
 };
 
 struct record_super {
@@ -94,8 +103,10 @@ int record_sums_decode(const void *key, size_t key_len, const void *value, size_
                        uint32_t ret_crcs[STORE_CHUNK_BLOCKS]);
 void record_mark_encode(const struct record_key *key, const struct record_mark *mark, uint8_t out[RECORD_MARK_BYTES]);
 int record_mark_decode(const void *key, size_t key_len, const void *value, size_t bytes, struct record_mark *ret_mark);
-void record_shard_encode(const struct record_key *key, uint64_t shard_bytes, uint8_t out[RECORD_SHARD_BYTES]);
-int record_shard_decode(const void *key, size_t key_len, const void *value, size_t bytes, uint64_t *ret_bytes);
+void record_shard_encode(const struct record_key *key, const struct record_shard *shard,
+                         uint8_t out[RECORD_SHARD_BYTES]);
+int record_shard_decode(const void *key, size_t key_len, const void *value, size_t bytes,
+                        struct record_shard *ret_shard);
 void record_drop_encode(const struct record_key *key, uint8_t out[RECORD_DROP_BYTES]);
 int record_drop_decode(const void *key, size_t key_len, const void *value, size_t bytes);
 void record_super_encode(const struct record_super *super, uint8_t out[RECORD_SUPER_BYTES]);

@@ -88,7 +88,7 @@ static void fill_clean(struct store *store, struct mark *mark)
         if (!(mark->touched >> i & 1) || index * (uint64_t)STORE_CHUNK_BYTES >= shard->bytes)
             continue;
         /* A chunk that lost its record to a crash still was modified in that epoch: a tombstone says so. */
-        struct chunk *chunk = chunk_obtain(shard, index, 0);
+        struct chunk *chunk = chunk_obtain_bare(shard, index);
         if (mark->epoch > chunk->mod_epoch)
             chunk->mod_epoch = mark->epoch;
         fill_chunk(store, chunk);

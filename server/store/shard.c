@@ -6,7 +6,7 @@
  * - store_chunks_modified lists chunks by mod_epoch and marks.
  * Failure: -EBUSY while an older instance is open or the same one is being removed, -EINVAL for a bad size.
  */
-#include "server/store/store_core.h"
+#include "server/store/older.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 
 #include "common/mutant.h"
 
-struct store_shard *shard_find(struct store *store, const struct store_shard_id *id)
+struct store_shard *shard_find(const struct store *store, const struct store_shard_id *id)
 {
     assert(id);
     struct store_shard *shard = map_u64_get2(&store->shard_map, id->volume, id->shard);
@@ -29,6 +29,7 @@ struct store_shard *shard_create(struct store *store, const struct store_shard_i
     struct store_shard *shard = store_malloc(sizeof(*shard));
     shard->store = store;
     shard->id = *id;
+    shard->origin = id->volume;
     for (uint32_t region = 0; region < SHARD_REGIONS; region++)
         list_head_init(&shard->pieces[region]);
     shard->next_instance = map_u64_get2(&store->shard_map, id->volume, id->shard);
@@ -73,12 +74,14 @@ bool shard_quiet(const struct store_shard *shard)
             return false;
     }
     assert(!shard->queued);
-    return true;
+    return !older_shard_busy(shard);
 }
 
 void shard_destroy(struct store_shard *shard)
 {
     assert(!list_linked(&shard->link));
+    older_forget_shard(shard);
+    lineage_forget(shard);
     for (uint32_t region = 0; region < SHARD_REGIONS; region++) {
         assert(list_empty(&shard->pieces[region]));
         if (shard->marks[region])
@@ -121,13 +124,15 @@ void small_put_submit(struct kv_write *write)
     round_submit_put(store, write);
 }
 
-static void put_shard_record(struct store_shard *shard)
+void shard_put_record(struct store_shard *shard)
 {
     struct kv_write *write = small_put_create(shard->store);
     struct record_key key = record_key_shard(RECORD_SHARD, &shard->id);
     uint8_t value[RECORD_SHARD_BYTES];
+    struct record_shard record = {
+        .bytes = shard->bytes, .origin = shard->origin, .has_base = shard->has_base, .base = shard->base};
     assert(shard->bytes > 0);
-    record_shard_encode(&key, shard->bytes, value);
+    record_shard_encode(&key, &record, value);
     kv_batch_put(&write->batch, key.bytes, key.len, value, sizeof(value));
     small_put_submit(write);
     shard->stored = true;
@@ -163,7 +168,7 @@ int store_shard_open(struct store *store, const struct store_shard_id *id, uint6
     shard->bytes = bytes;
     shard->open = true;
     if (changed)
-        put_shard_record(shard);
+        shard_put_record(shard);
     *ret_shard = shard;
     return 0;
 }
@@ -172,7 +177,11 @@ void store_shard_close(struct store_shard *shard)
 {
     assert(shard->open);
     for (uint32_t region = 0; region < SHARD_REGIONS; region++)
-        list_for_each(node, &shard->pieces[region]) assert(!list_entry(node, struct piece, region_link)->io);
+        list_for_each(node, &shard->pieces[region]) /* a clone's reads may be here */
+        {
+            const struct store_io *io = list_entry(node, struct piece, region_link)->io;
+            assert(!io || io->shard != shard);
+        }
     shard->open = false;
 }
 
@@ -203,6 +212,8 @@ uint32_t store_chunks_modified(struct store_shard *shard, uint64_t since_epoch, 
         const struct mark *mark = MUTANT(marks_do_not_count) ? NULL : mark_find(shard, index);
         const struct chunk *chunk = chunk_get(shard, index);
         uint64_t mod_epoch = chunk ? chunk->mod_epoch : 0;
+        if (!mod_epoch && lineage_inherits(shard, chunk))
+            mod_epoch = 1;                   /* a member without history must see what the base holds */
         if (mark && mark->epoch > mod_epoch) /* R14: all its chunks count as modified in the mark's epoch */
             mod_epoch = mark->epoch;
         if (!mark && mod_epoch <= since_epoch)
@@ -220,19 +231,23 @@ void store_raise_mod_epoch(struct store_shard *shard, uint32_t index, uint64_t e
     struct chunk *chunk = chunk_get(shard, index);
     if (chunk ? chunk->mod_epoch >= epoch : !epoch)
         return;
-    chunk = chunk_obtain(shard, index, 0);
+    chunk = chunk_obtain_bare(shard, index);
     chunk->mod_epoch = epoch;
     if (!list_linked(&chunk->dirty_link))
         list_push_back(&shard->store->chunks_dirty, &chunk->dirty_link);
 }
 
-static uint32_t extent_state(const struct chunk *chunk, uint32_t generation, uint32_t block)
+/* Of a map in memory; what older records or the base say is no synchronous matter (store_diff): data. */
+static uint32_t extent_state(const struct store_shard *shard, const struct chunk *chunk, uint32_t generation,
+                             uint32_t block)
 {
     assert(block < STORE_CHUNK_BLOCKS);
+    if (lineage_inherits(shard, chunk))
+        return 1;
     if (!chunk)
         return 0;
     if (generation < chunk->generation)
-        return 1; /* an older record would say more, but asking it is no synchronous matter */
+        return 1;
     if (chunk_state(chunk, block) != BLOCK_ZERO)
         return 1;
     return chunk->own[block / UNIT_BLOCKS] != UNIT_NONE ? 2 : 0;
@@ -247,7 +262,7 @@ uint32_t store_extents(struct store_shard *shard, uint32_t generation, uint64_t 
     for (uint64_t at = offset; at < offset + length; at += STORE_BLOCK_BYTES) {
         const struct chunk *chunk = chunk_get(shard, (uint32_t)(at / STORE_CHUNK_BYTES));
         uint32_t block = (uint32_t)(at % STORE_CHUNK_BYTES / STORE_BLOCK_BYTES);
-        uint32_t state = extent_state(chunk, generation, block);
+        uint32_t state = extent_state(shard, chunk, generation, block);
         uint64_t step = STORE_BLOCK_BYTES;
         if (!chunk) {
             uint64_t chunk_end = (at / STORE_CHUNK_BYTES + 1) * STORE_CHUNK_BYTES;

@@ -5,7 +5,7 @@
  * - store_fail is the sticky FAILED state (R13): memory and drive may disagree, so everything ends with -EIO until the
  *   daemon opens the store again. callbacks.failed comes once, outside any call.
  */
-#include "server/store/store_core.h"
+#include "server/store/background.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -210,6 +210,10 @@ void store_stats(const struct store *store, struct store_stats *ret_stats)
     ret_stats->bytes_prewritten = (uint64_t)alloc->watermark * STORE_UNIT_BYTES;
     ret_stats->marks = store->mark_count;
     ret_stats->failed = store->failed;
+    ret_stats->old_maps_cached = store->older_count;
+    ret_stats->shards_to_reap = store->background && store->background->reaper.running;
+    list_for_each(node, &store->shards) ret_stats->shards_to_reap +=
+        list_entry(node, struct store_shard, link)->reap_wanted;
     ret_stats->suspect_regions = 0;
     list_for_each(node, &store->marks) ret_stats->suspect_regions += list_entry(node, struct mark, lru)->suspect != 0;
     uint64_t now = env_now_ns(store->env);

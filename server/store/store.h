@@ -257,8 +257,7 @@ void store_diff(struct store_diff *req);
 struct store_rollback {
     struct store_shard *shard;
     uint32_t from, to;
-    uint64_t epoch; /* of the change: marks and mod_epoch (R14) */
-    uint64_t lsn_n;
+    uint64_t epoch;       /* of the change: mod_epoch of the chunks it touches */
     uint32_t chunks_done; /* out, while it runs: of STORE_SHARD_CHUNKS */
     void (*cb)(struct store_rollback *req, int rc);
     void *owner;
@@ -285,8 +284,7 @@ bool store_shard_is_base(const struct store *store, const struct store_shard_id 
  * I/O may go on meanwhile. Durable after a flush. Nothing to do without a base. */
 struct store_flatten {
     struct store_shard *shard;
-    uint64_t epoch, lsn_n;
-    uint32_t chunks_done; /* out, while it runs */
+    uint32_t chunks_done; /* out, while it runs: of STORE_SHARD_CHUNKS */
     void (*cb)(struct store_flatten *req, int rc);
     void *owner;
     void *impl; /* private */

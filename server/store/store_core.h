@@ -70,7 +70,9 @@ struct chunk {
     uint64_t mod_epoch;
     uint32_t generation;
     uint16_t index;
-    bool stored; /* has a map record */
+    bool stored : 1; /* has a map record */
+    bool bare : 1;   /* carries mod_epoch only; generation 0, no other record */
+    bool older : 1;  /* not the newest: part of a struct older (older.h) */
 };
 
 /* A dirty mark (R14). Arrows: absent -> wanted (mark_acquire) -> durable (round_done) -> cleaning (round) -> absent. */
@@ -99,7 +101,16 @@ struct store_shard {
     struct store_shard_id id;
     uint64_t bytes;
     bool open;
-    bool stored; /* has a shard record */
+    bool stored;      /* has a shard record */
+    bool has_base;    /* a clone (lineage.c) */
+    bool has_older;   /* chunks may have more than one record */
+    bool reap_wanted; /* records that serve no live generation may be left (reap.c) */
+    uint64_t origin;  /* volume at the root of the family */
+    struct store_base base;
+    struct store_shard *base_shard; /* where base is */
+    uint32_t clones;                /* shards here whose base this is */
+    uint64_t older_seq;             /* counts changes of older records */
+    struct live *live;              /* NULL: every generation may be */
     struct chunk *chunks[STORE_SHARD_CHUNKS];
     struct mark *marks[SHARD_REGIONS];
     struct list_node pieces[SHARD_REGIONS]; /* running and queued, in order of arrival */
@@ -111,11 +122,11 @@ struct store_shard {
     uint64_t stream_end;                    /* end of the last write: sequential streams pre-mark */
     uint32_t stream_length;
     uint32_t stream_region, stream_run; /* where it writes, and how many regions it crossed one after the other */
-    uint64_t stream_bytes;                        /* written since it came there */
+    uint64_t stream_bytes;              /* written since it came there */
     uint64_t stream_entered_ns, stream_region_ns; /* when it came there, what the one before took */
 };
 
-enum piece_kind { PIECE_READ, PIECE_WRITE, PIECE_ZERO };
+enum piece_kind { PIECE_READ, PIECE_WRITE, PIECE_ZERO, PIECE_INHERIT };
 enum piece_stage {
     PIECE_QUEUED, /* behind an overlapping piece */
     PIECE_MARK,   /* waits for the region's mark */
@@ -134,13 +145,6 @@ struct run {
     struct piece *piece;
     struct run *next_free;
     uint16_t first, count; /* blocks */
-};
-
-struct old_read {
-    struct record_map map;
-    struct kv_scan scan;
-    struct kv_get get;
-    uint32_t crcs[STORE_CHUNK_BLOCKS];
 };
 
 enum merge_phase { MERGE_READ, MERGE_WRITE, MERGE_FLUSH };
@@ -179,8 +183,9 @@ struct piece {
     struct chunk *chunk;
     struct mark *mark;
     struct sums *sums;
-    struct old_read *old; /* a generation older than the newest: its own copies of map and sums */
-    struct merge *merges; /* units with a third source: rare, allocated when needed */
+    struct older *older;   /* pinned: chunk is its part */
+    struct detour *detour; /* not served by the shard's newest record: older.h */
+    struct merge *merges;  /* units with a third source: rare, allocated when needed */
     uint32_t merge_count, merge_capacity, merge_at;
     enum merge_phase merge_phase;
     bool merges_applied;
@@ -215,6 +220,9 @@ struct drain {
 };
 #define DRAINS_MAX 8u
 
+struct live;       /* lineage.c */
+struct older;      /* older.h */
+struct detour;     /* older.h */
 struct background; /* timers and walkers: background.h */
 struct opening;
 
@@ -255,6 +263,11 @@ struct store {
     struct list_node sums_pool;
     uint32_t sums_count, sums_max;
 
+    struct live *last_live; /* given last: shards of one volume share it */
+    struct map_u64 olders;  /* (shard, chunk) -> struct older, a list */
+    struct list_node older_lru;
+    uint32_t older_count;
+
     struct list_node marks;
     uint32_t mark_count;
     struct mark **wanted; /* marks for the next round */
@@ -291,7 +304,10 @@ void *store_malloc(size_t bytes);             /* zeroed; aborts when memory is e
 /* chunk.c: the map of one chunk */
 struct chunk *chunk_get(struct store_shard *shard, uint32_t index); /* NULL: absent */
 struct chunk *chunk_obtain(struct store_shard *shard, uint32_t index, uint32_t generation);
+struct chunk *chunk_obtain_bare(struct store_shard *shard, uint32_t index);
+void chunk_clear(struct chunk *chunk);
 void chunk_destroy(struct chunk *chunk);
+struct chunk_fresh *chunk_fresh_obtain(struct chunk *chunk);
 static inline enum block_state chunk_state(const struct chunk *chunk, uint32_t block)
 {
     return record_state_get(chunk->states, block);
@@ -320,6 +336,8 @@ uint64_t chunk_block_offset(const struct chunk *chunk, uint32_t block);
 
 /* sums.c */
 struct sums *sums_acquire(struct chunk *chunk, struct piece *waiter); /* pins; not loaded: wakes waiter later */
+/* The chunk's sums become those of another record (NULL: nothing there is valid); dirty, pinned. */
+struct sums *sums_inherit(struct chunk *chunk, const struct sums *source);
 void sums_unpin(struct sums *sums);
 void sums_set(struct sums *sums, uint32_t block, uint32_t crc);
 void sums_forget(struct chunk *chunk);                   /* drops the cached entry; nothing pinned */
@@ -364,6 +382,7 @@ void piece_part_done(struct piece *piece, int rc); /* one of pending ended; afte
 void run_submit(struct piece *piece, enum drive_op op, uint64_t offset, uint32_t first, uint32_t count, uint8_t *data);
 bool piece_take_buf(struct piece *piece, struct buf **ret_buf); /* false: waits for a spare buffer */
 void store_give_buf(struct store *store, struct buf *buf);
+void piece_rehome(struct piece *piece, struct store_shard *shard, uint32_t generation); /* a read goes to the base */
 uint64_t piece_oldest_ticket(const struct store *store);
 
 /* read.c, write.c, merge.c, zero.c: the stages of each kind */
@@ -377,21 +396,35 @@ void write_after_sums(struct piece *piece);
 void write_map(struct piece *piece);
 void write_data(struct piece *piece); /* merges are done: the rest of the blocks */
 void write_submit_put(struct piece *piece, bool with_sums);
-/* True: the chunk is at the piece's generation; false: a put or the sums are awaited, or the piece ended. */
-bool generation_switch(struct piece *piece);
-uint32_t write_take_unit(struct piece *piece, uint32_t unit); /* UNIT_NONE: no space now */
 void merge_start(struct piece *piece);
 void merge_part_done(struct piece *piece);
 void zero_start(struct piece *piece);
 void zero_apply(struct piece *piece);
 bool zero_is_noop(const struct piece *piece);
 
+/* generation.c: the newest record moves to the piece's generation. False: a settling round is awaited. */
+bool generation_switch(struct piece *piece);
+
+/* lineage.c: live generations, bases */
+bool lineage_needs(const struct store_shard *shard, uint32_t first, uint32_t end); /* a live one in [first, end)? */
+uint32_t lineage_oldest(const struct store_shard *shard); /* oldest live one; 1 when not known */
+void lineage_close(struct store *store);
+int lineage_resolve(struct store *store);           /* after the shard records were read */
+void lineage_forget(struct store_shard *shard);     /* it goes */
+void lineage_clear_base(struct store_shard *shard); /* flattened */
+/* The piece's chunk has no record of its own that serves it: the base has (clones). */
+static inline bool lineage_inherits(const struct store_shard *shard, const struct chunk *chunk)
+{
+    return shard->has_base && (!chunk || chunk->bare);
+}
+
 /* open.c, shard.c, background.c ... */
 struct store_shard *shard_create(struct store *store, const struct store_shard_id *id);
-struct store_shard *shard_find(struct store *store, const struct store_shard_id *id);
+struct store_shard *shard_find(const struct store *store, const struct store_shard_id *id);
 void shard_unlink(struct store_shard *shard);
 bool shard_quiet(const struct store_shard *shard);
-void shard_destroy(struct store_shard *shard);          /* unlinked and quiet */
+void shard_destroy(struct store_shard *shard); /* unlinked and quiet */
+void shard_put_record(struct store_shard *shard);
 struct kv_write *small_put_create(struct store *store); /* frees itself */
 void small_put_submit(struct kv_write *write);
 bool drop_running(const struct store *store, const struct store_shard_id *id);

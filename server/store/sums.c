@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sums: the bounded cache of checksum records (1 KiB a chunk, newest generation).
+/* sums: the bounded cache of checksum records (1 KiB a chunk; newest records and cached older ones).
  *
  * - sums_acquire pins a chunk's entry, fetching it from the kv when it is not cached; the piece counts one more pending
  *   part until it is there, so the fetch runs beside its data I/O.
@@ -88,6 +88,20 @@ struct sums *sums_acquire(struct chunk *chunk, struct piece *waiter)
         waiter->pending++;
         list_push_back(&sums->waiters, &waiter->sums_link);
     }
+    return sums;
+}
+
+struct sums *sums_inherit(struct chunk *chunk, const struct sums *source)
+{
+    struct sums *sums = chunk->sums ? chunk->sums : sums_create(chunk);
+    assert(!sums->pins && sums != source);
+    assert(!source || (source->loaded && source->pins));
+    if (source)
+        memcpy(sums->crcs, source->crcs, sizeof(sums->crcs));
+    else
+        memset(sums->crcs, 0, sizeof(sums->crcs));
+    sums->loaded = sums->dirty = true;
+    sums->pins++;
     return sums;
 }
 

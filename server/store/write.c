@@ -6,12 +6,13 @@
  * - A plain overwrite of valid blocks ends there: one drive write, no record.
  * - Newly valid blocks or new units: the map record and the sums go to the kv after the data is on the drive (R21), unsynced;
  *   its acknowledgement ends the piece.
+ * - A generation that the newest record does not serve takes a detour (inherit.c) to a record of its own.
  * - A unit shared with another generation is redirected: the new unit takes the written blocks, the shared one stays beneath
  *   as base; a third source merges at once (merge.c).
  * Failure: a failed drive write or put fails the store (content and checksums may disagree); no space waits for the round
  *   that frees some or for prewriting, -ENOSPC when neither can help.
  */
-#include "server/store/store_core.h"
+#include "server/store/older.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -63,7 +64,8 @@ uint32_t store_units_needed(struct store_shard *shard, uint32_t generation, uint
     for (uint64_t at = first; at <= last; at++) {
         const struct chunk *chunk = chunk_get(shard, (uint32_t)(at / STORE_CHUNK_UNITS));
         uint32_t unit = (uint32_t)(at % STORE_CHUNK_UNITS);
-        if (!chunk || chunk->own[unit] == UNIT_NONE || own_shared(chunk, generation, unit))
+        if (!chunk || chunk->own[unit] == UNIT_NONE || generation < chunk->generation ||
+            own_shared(chunk, generation, unit))
             needed++;
     }
     return needed;
@@ -77,14 +79,14 @@ void write_start(struct piece *piece)
         piece_move(piece, PIECE_MARK);
     if (!mark_acquire(piece))
         return;
-    struct chunk *chunk = chunk_obtain(piece->shard, piece->chunk_index, piece->generation);
-    piece->chunk = chunk;
     piece_move(piece, PIECE_SUMS);
-    if (piece->generation < chunk->generation) {
-        /* A write that an older generation sees, after a newer one began here, needs both records changed. */
-        piece_finish(piece, -EOPNOTSUPP);
+    if (inherit_wanted(piece, chunk_get(piece->shard, piece->chunk_index))) {
+        inherit_start(piece);
         return;
     }
+    struct chunk *chunk = chunk_obtain(piece->shard, piece->chunk_index, piece->generation);
+    piece->chunk = chunk;
+    chunk->bare = false;
     if (piece->epoch > chunk->mod_epoch) /* R14: never decreases */
         chunk->mod_epoch = piece->epoch;
     piece->sums = sums_acquire(chunk, piece);
@@ -97,11 +99,15 @@ void write_start(struct piece *piece)
         write_after_sums(piece);
 }
 
-/* Runs again when the switch's put was acknowledged. */
+/* Runs again when what the switch or the detour waited for is there. */
 void write_after_sums(struct piece *piece)
 {
     assert(piece->stage == PIECE_SUMS);
     assert(!piece->pending);
+    if (piece->detour) {
+        inherit_resume(piece);
+        return;
+    }
     if (!generation_switch(piece))
         return;
     if (piece->kind == PIECE_WRITE)
@@ -120,19 +126,6 @@ static uint32_t wish_for(const struct chunk *chunk, uint32_t unit)
             return chunk->own[unit + i] - i;
     }
     return UNIT_NONE;
-}
-
-uint32_t write_take_unit(struct piece *piece, uint32_t unit)
-{
-    struct alloc *alloc = &piece->store->alloc;
-    assert(piece->chunk);
-    uint32_t taken = alloc_take(alloc, wish_for(piece->chunk, unit), unit);
-    if (taken == UNIT_NONE)
-        return taken;
-    piece->units_allocated++;
-    piece->map_changed = true;
-    assert(alloc_refs(alloc, taken) == 1); /* R22: one unit, one owner */
-    return taken;
 }
 
 /* The shared unit becomes the base beneath a new one. */
@@ -156,35 +149,88 @@ static void put_beneath(struct piece *piece, uint32_t unit)
         }
 }
 
-/* Gives the unit a place of its own. 0; -EAGAIN: no unit to be had now. */
-static int prepare_unit(struct piece *piece, uint32_t unit)
+/* An older record's valid blocks are never overwritten: no mark would make an unclean stop's mismatch there harmless, since only
+ * newest records are verified after it. */
+static bool overwrites_older(const struct piece *piece, uint32_t unit)
+{
+    const struct chunk *chunk = piece->chunk;
+    assert(unit < STORE_CHUNK_UNITS);
+    assert(!piece->older == !chunk->older);
+    if (!chunk->older)
+        return false;
+    for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++)
+        if (b >= piece->first && b < (uint32_t)piece->first + piece->count &&
+            (chunk_state(chunk, b) == BLOCK_OWN || chunk_state(chunk, b) == BLOCK_OVER))
+            return true;
+    return false;
+}
+
+static bool in_place(const struct piece *piece, uint32_t unit)
+{
+    const struct chunk *chunk = piece->chunk;
+    assert(piece->generation == chunk->generation);
+    return chunk->own[unit] != UNIT_NONE && !own_shared(chunk, piece->generation, unit) &&
+           !overwrites_older(piece, unit);
+}
+
+static bool merges(const struct piece *piece, uint32_t unit)
+{
+    const struct chunk *chunk = piece->chunk;
+    assert(!in_place(piece, unit));
+    if (chunk->own[unit] == UNIT_NONE || chunk_base(chunk, unit) == UNIT_NONE)
+        return false;
+    return unit_uses_own(chunk, unit) && unit_uses_base(chunk, unit);
+}
+
+/* Gives the unit a place of its own: the taken one. */
+static void prepare_unit(struct piece *piece, uint32_t unit, uint32_t taken)
 {
     struct chunk *chunk = piece->chunk;
-    assert(piece->generation == chunk->generation);
-    if (chunk->own[unit] != UNIT_NONE && !own_shared(chunk, piece->generation, unit))
-        return 0;
-    if (write_needs_merge(chunk, piece->generation, unit)) {
-        for (uint32_t i = 0; i < piece->merge_count; i++)
-            if (piece->merges[i].unit == unit)
-                return 0;
-        uint32_t taken = write_take_unit(piece, unit);
-        if (taken == UNIT_NONE)
-            return -EAGAIN;
+    assert(taken != UNIT_NONE);
+    assert(alloc_refs(&piece->store->alloc, taken) == 1); /* R22: one unit, one owner */
+    piece->units_allocated++;
+    piece->map_changed = true;
+    if (merges(piece, unit)) {
         if (piece->merge_count == piece->merge_capacity) {
             piece->merge_capacity = STORE_CHUNK_UNITS;
             piece->merges = store_malloc(STORE_CHUNK_UNITS * sizeof(*piece->merges));
         }
         piece->merges[piece->merge_count++] = (struct merge){.unit = (uint16_t)unit, .taken = taken};
-        return 0;
+        return;
     }
-    uint32_t taken = write_take_unit(piece, unit);
-    if (taken == UNIT_NONE)
-        return -EAGAIN;
     if (chunk->own[unit] != UNIT_NONE)
         put_beneath(piece, unit);
     assert(chunk->own[unit] == UNIT_NONE);
     chunk->own[unit] = taken;
-    return 0;
+}
+
+/* All the units the piece needs, or none: what can't go on must not sit on units. Returns whether it has them. */
+static bool prepare_units(struct piece *piece)
+{
+    struct alloc *alloc = &piece->store->alloc;
+    uint32_t first = piece->first / UNIT_BLOCKS, last = (uint32_t)(piece->first + piece->count - 1) / UNIT_BLOCKS;
+    uint32_t taken[STORE_CHUNK_UNITS], reserved = alloc->reserved;
+    assert(last < STORE_CHUNK_UNITS);
+    assert(!piece->merge_count);
+    for (uint32_t unit = first; unit <= last; unit++) {
+        taken[unit] = UNIT_NONE;
+        if (in_place(piece, unit))
+            continue;
+        uint32_t wish =
+            unit > first && taken[unit - 1] != UNIT_NONE ? taken[unit - 1] + 1 : wish_for(piece->chunk, unit);
+        taken[unit] = alloc_take(alloc, wish, unit);
+        if (taken[unit] != UNIT_NONE)
+            continue;
+        while (unit-- > first)
+            if (taken[unit] != UNIT_NONE)
+                alloc_give_back(alloc, taken[unit]);
+        alloc->reserved = reserved;
+        return false;
+    }
+    for (uint32_t unit = first; unit <= last; unit++)
+        if (taken[unit] != UNIT_NONE)
+            prepare_unit(piece, unit, taken[unit]);
+    return true;
 }
 
 static void wait_for_space(struct piece *piece)
@@ -215,13 +261,10 @@ void write_map(struct piece *piece)
 {
     if (piece->stage != PIECE_MAP)
         piece_move(piece, PIECE_MAP);
-    uint32_t last = (uint32_t)(piece->first + piece->count - 1) / UNIT_BLOCKS;
-    assert(last < STORE_CHUNK_UNITS);
-    for (uint32_t unit = piece->first / UNIT_BLOCKS; unit <= last; unit++) {
-        if (prepare_unit(piece, unit)) {
-            wait_for_space(piece);
-            return;
-        }
+    assert(piece->chunk && !piece->merge_count);
+    if (!prepare_units(piece)) {
+        wait_for_space(piece);
+        return;
     }
     space_check(piece->store);
     if (piece->merge_count)
@@ -294,7 +337,7 @@ void write_data_done(struct piece *piece)
     assert(piece->stage == PIECE_DATA);
     assert(!piece->rc); /* a failed drive write failed the store */
     bool newly = set_states(piece);
-    if (newly || piece->map_changed)
+    if (newly || piece->map_changed || piece->chunk->older)
         write_submit_put(piece, /* with_sums= */ true);
     else
         piece_finish(piece, 0);
@@ -334,55 +377,4 @@ void write_submit_put(struct piece *piece, bool with_sums)
     if (with_sums)
         chunk_put_sums(piece->chunk, &piece->put.batch);
     submit_batch(piece);
-}
-
-/* A record of the piece's generation takes over the whole resolved map; every unit gets one more reference. Its sums are
- * copied with it, so that no lookup ever walks back. */
-bool generation_switch(struct piece *piece)
-{
-    struct chunk *chunk = piece->chunk;
-    struct store *store = piece->store;
-    assert(piece->sums && piece->sums->loaded);
-    if (piece->generation == chunk->generation)
-        return true;
-    assert(piece->generation > chunk->generation);
-    if (!chunk->stored) {
-        chunk->generation = piece->generation;
-        return true;
-    }
-    chunk_tidy(chunk, &piece->released);
-    if (chunk->fresh) {
-        /* R21: only settled blocks may become another record's: a crash must not let it accept what never existed. */
-        list_push_back(&store->settle_waiters, &piece->wait_link);
-        store->round.sync_wanted = true;
-        round_kick(store);
-        return false;
-    }
-    for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++) {
-        uint32_t own = chunk->own[unit], base = chunk_base(chunk, unit);
-        if ((own != UNIT_NONE && alloc_refs(&store->alloc, own) >= UINT16_MAX) ||
-            (base != UNIT_NONE && alloc_refs(&store->alloc, base) >= UINT16_MAX)) {
-            piece_finish(piece, -EMLINK);
-            return false;
-        }
-    }
-    for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++) {
-        uint32_t own = chunk->own[unit], base = chunk_base(chunk, unit);
-        int rc = own != UNIT_NONE ? alloc_ref(&store->alloc, own) : 0;
-        assert(rc == 0);
-        rc = base != UNIT_NONE ? alloc_ref(&store->alloc, base) : 0;
-        assert(rc == 0);
-    }
-    kv_batch_reset(&piece->put.batch);
-    if (piece->sums->dirty)
-        chunk_put_sums(chunk, &piece->put.batch);   /* of the generation that ends */
-    if (!chunk->generation && chunk_empty(chunk)) { /* a bare mod_epoch that no snapshot shares moves with it */
-        struct record_key key = record_key_chunk(RECORD_MAP, &piece->shard->id, chunk->index, 0);
-        kv_batch_delete(&piece->put.batch, key.bytes, key.len);
-    }
-    chunk->generation = piece->generation;
-    chunk_put(chunk, &piece->put.batch, &piece->released);
-    chunk_put_sums(chunk, &piece->put.batch);
-    submit_batch(piece);
-    return false;
 }

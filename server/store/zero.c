@@ -7,9 +7,7 @@
  * - Released units are reusable when that put is synced and their readers are gone (R22).
  * Failure: a failed put fails the store.
  */
-#include "server/store/store_core.h"
-
-#include <errno.h>
+#include "server/store/older.h"
 
 static bool unit_whole(const struct piece *piece, uint32_t unit)
 {
@@ -22,6 +20,8 @@ bool zero_is_noop(const struct piece *piece)
     assert(piece->count > 0);
     const struct chunk *chunk = chunk_get(piece->shard, piece->chunk_index);
     assert(piece->kind == PIECE_ZERO);
+    if (inherit_wanted(piece, chunk))
+        return false; /* what it would change is not in memory */
     if (!chunk)
         return true;
     for (uint32_t i = 0; i < piece->count; i++)
@@ -48,12 +48,13 @@ void zero_start(struct piece *piece)
     if (!mark_acquire(piece))
         return;
     piece_move(piece, PIECE_SUMS);
-    piece->chunk = chunk_get(piece->shard, piece->chunk_index);
-    assert(piece->chunk); /* not a no-op, and chunks don't vanish */
-    if (piece->generation < piece->chunk->generation) {
-        piece_finish(piece, -EOPNOTSUPP);
+    struct chunk *chunk = chunk_get(piece->shard, piece->chunk_index);
+    if (inherit_wanted(piece, chunk)) {
+        inherit_start(piece);
         return;
     }
+    piece->chunk = chunk;
+    assert(piece->chunk); /* not a no-op, and chunks don't vanish */
     if (piece->epoch > piece->chunk->mod_epoch)
         piece->chunk->mod_epoch = piece->epoch;
     if (piece->generation > piece->chunk->generation) {

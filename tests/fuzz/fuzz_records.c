@@ -67,7 +67,7 @@ static void check_small(enum record_kind kind, const struct record_key *key, con
     struct record_mark mark;
     struct record_super super;
     uint32_t crcs[STORE_CHUNK_BLOCKS];
-    uint64_t shard_bytes;
+    struct record_shard shard;
     int rc = -EBADMSG;
     if (kind == RECORD_SUMS)
         rc = record_sums_decode(key->bytes, key->len, value, bytes, crcs);
@@ -78,10 +78,10 @@ static void check_small(enum record_kind kind, const struct record_key *key, con
     else if (kind == RECORD_SUPER)
         rc = record_super_decode(value, bytes, &super);
     else if (kind == RECORD_SHARD)
-        rc = record_shard_decode(key->bytes, key->len, value, bytes, &shard_bytes);
+        rc = record_shard_decode(key->bytes, key->len, value, bytes, &shard);
     assert(rc == 0 || rc == -EBADMSG);
     if (!rc && kind == RECORD_SHARD)
-        assert(shard_bytes <= STORE_SHARD_BYTES_MAX);
+        assert(shard.bytes <= STORE_SHARD_BYTES_MAX);
     if (!rc && kind == RECORD_SUPER)
         assert(memchr(super.boot_id, '\0', sizeof(super.boot_id)));
 }
