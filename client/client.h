@@ -74,7 +74,8 @@ struct client_config {
     struct transport *transport;
     const char *const *addresses; /* copied */
     uint32_t address_count;
-    char volume[CLIENT_NAME_MAX]; /* "": no volume, only CLIENT_LIST */
+    char volume[CLIENT_NAME_MAX];   /* "": no volume, only CLIENT_LIST */
+    char snapshot[CLIENT_NAME_MAX]; /* "": the volume itself; else one of its snapshots, which is read only */
     uint32_t open_flags;
     uint64_t io_timeout_ns; /* 0: wait for ever */
     bool fail_back;         /* return to the first address when it serves again */

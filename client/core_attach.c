@@ -40,15 +40,16 @@ void session_greet(struct client_conn *conn)
 static void attach(struct client *client)
 {
     struct client_attach request;
-    uint8_t body[CLIENT_ATTACH_BYTES];
+    uint8_t body[CLIENT_ATTACH_SNAPSHOT_BYTES];
     memcpy(request.attachment, client->attachment, sizeof(request.attachment));
     memcpy(request.name, client->cfg.volume, sizeof(request.name));
-    client_attach_encode(&request, body);
+    memcpy(request.snapshot, client->cfg.snapshot, sizeof(request.snapshot));
+    size_t bytes = client_attach_encode(&request, body);
     struct wire_header header = {.opcode = WIRE_ATTACH,
                                  .request_id = ++client->next_id * CLIENT_PIECES_MAX,
                                  .dst_incarnation = client->gateway_incarnation,
-                                 .body_len = sizeof(body)};
-    if (client->cfg.open_flags & CLIENT_OPEN_READ_ONLY)
+                                 .body_len = (uint32_t)bytes};
+    if ((client->cfg.open_flags & CLIENT_OPEN_READ_ONLY) || client->cfg.snapshot[0] != '\0')
         header.flags |= WIRE_F_READ_ONLY;
     if (client->ever_attached)
         header.flags |= WIRE_F_FAILOVER;
@@ -195,7 +196,10 @@ static void attach_refused(struct client *client, int rc)
     assert(rc < 0);
     switch (rc) {
     case -ENOENT:
-        client_fail(client, rc, client->ever_attached ? "the volume was deleted" : "there is no such volume");
+        if (client->cfg.snapshot[0] != '\0')
+            client_fail(client, rc, client->ever_attached ? "the snapshot was deleted" : "there is no such snapshot");
+        else
+            client_fail(client, rc, client->ever_attached ? "the volume was deleted" : "there is no such volume");
         return;
     case -EBUSY:
     case -EPERM:

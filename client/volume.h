@@ -22,7 +22,7 @@ struct aio {
 
 struct ashlar_volume {
     struct ashlar_cluster *cluster;
-    char name[ASHLAR_NAME_MAX];
+    char name[ASHLAR_TITLE_MAX]; /* "volume" or "volume@snapshot" */
     unsigned flags;
     _Atomic uint64_t size;
     struct client *client; /* loop thread only */

@@ -100,7 +100,12 @@ static void open_run(struct edge_call *call)
         .opened = volume_opened,
         .arg = volume,
     };
-    memcpy(config.volume, volume->name, sizeof(config.volume));
+    const char *at = strchr(volume->name, '@');
+    size_t length = at ? (size_t)(at - volume->name) : strlen(volume->name);
+    assert(length < sizeof(config.volume)); /* title_valid */
+    memcpy(config.volume, volume->name, length);
+    if (at)
+        memcpy(config.snapshot, at + 1, strlen(at + 1));
     volume->client = client_create(&config);
     if (!volume->client) {
         volume->rc = -ENOMEM;
@@ -163,13 +168,24 @@ static int explain(const struct ashlar_volume *volume)
     return edge_error(rc, "%s%s%s: %s", volume->name, volume->trouble[0] ? ": " : "", volume->trouble, strerror(-rc));
 }
 
+static bool title_valid(const char *title)
+{
+    const char *at = strchr(title, '@');
+    if (!at)
+        return title[0] != '\0' && strlen(title) < ASHLAR_NAME_MAX;
+    return at != title && at - title < ASHLAR_NAME_MAX && at[1] != '\0' && strlen(at + 1) < ASHLAR_NAME_MAX;
+}
+
 int ashlar_open(struct ashlar_cluster *cluster, const char *name, unsigned flags, struct ashlar_volume **ret_volume)
 {
     edge_error_clear();
     if (edge_on_loop(cluster))
         return edge_error(-EDEADLK, "ashlar_open in a callback");
-    if (!name || name[0] == '\0' || strlen(name) >= ASHLAR_NAME_MAX)
-        return edge_error(-EINVAL, "a volume name has 1 to %d characters", ASHLAR_NAME_MAX - 1);
+    if (!name || !title_valid(name))
+        return edge_error(-EINVAL, "a volume name has 1 to %d characters, as has a snapshot's behind an @",
+                          ASHLAR_NAME_MAX - 1);
+    if (strchr(name, '@'))
+        flags |= ASHLAR_OPEN_READ_ONLY;
     if (flags & ~(unsigned)(ASHLAR_OPEN_READ_ONLY | ASHLAR_OPEN_FORCE))
         return edge_error(-EINVAL, "unknown flags %#x", flags);
     struct ashlar_volume *volume = volume_new(cluster, name, flags);

@@ -15,13 +15,19 @@
 
 #define ADDRESS_COUNT_AT 12u
 
-void client_attach_encode(const struct client_attach *attach, uint8_t out[CLIENT_ATTACH_BYTES])
+size_t client_attach_encode(const struct client_attach *attach, uint8_t out[CLIENT_ATTACH_SNAPSHOT_BYTES])
 {
     assert(attach != NULL);
     assert(memchr(attach->name, '\0', sizeof(attach->name)) != NULL);
+    assert(memchr(attach->snapshot, '\0', sizeof(attach->snapshot)) != NULL);
     memset(out, 0, CLIENT_ATTACH_BYTES);
     memcpy(out, attach->attachment, sizeof(attach->attachment));
     memcpy(out + sizeof(attach->attachment), attach->name, strlen(attach->name));
+    if (attach->snapshot[0] == '\0')
+        return CLIENT_ATTACH_BYTES;
+    memset(out + CLIENT_ATTACH_BYTES, 0, sizeof(attach->snapshot));
+    memcpy(out + CLIENT_ATTACH_BYTES, attach->snapshot, strlen(attach->snapshot));
+    return CLIENT_ATTACH_SNAPSHOT_BYTES;
 }
 
 int client_attach_decode(const void *body, size_t bytes, struct client_attach *ret_attach)
@@ -29,7 +35,10 @@ int client_attach_decode(const void *body, size_t bytes, struct client_attach *r
     assert(ret_attach != NULL);
     assert(body != NULL || bytes == 0);
     const uint8_t *at = body;
-    if (bytes != CLIENT_ATTACH_BYTES)
+    if (bytes != CLIENT_ATTACH_BYTES && bytes != CLIENT_ATTACH_SNAPSHOT_BYTES)
+        return -EBADMSG;
+    const uint8_t *snapshot = bytes == CLIENT_ATTACH_SNAPSHOT_BYTES ? at + CLIENT_ATTACH_BYTES : NULL;
+    if (snapshot && (memchr(snapshot, '\0', CLIENT_NAME_MAX) == NULL || snapshot[0] == '\0'))
         return -EBADMSG;
     const uint8_t *name = at + sizeof(ret_attach->attachment);
     if (memchr(name, '\0', CLIENT_NAME_MAX) == NULL || name[0] == '\0')
@@ -37,6 +46,8 @@ int client_attach_decode(const void *body, size_t bytes, struct client_attach *r
     *ret_attach = (struct client_attach){0};
     memcpy(ret_attach->attachment, at, sizeof(ret_attach->attachment));
     memcpy(ret_attach->name, name, strlen((const char *)name));
+    if (snapshot)
+        memcpy(ret_attach->snapshot, snapshot, strlen((const char *)snapshot));
     return 0;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* client_body: bodies of the frames between a client and its gateway, byte by byte (all little-endian).
  *
- *   ATTACH        attachment[16] | volume name[64], NUL-terminated | 16 zero bytes
+ *   ATTACH        attachment[16] | volume name[64], NUL-terminated | 16 zero bytes [| snapshot name[64], NUL-terminated]
  *   ATTACH|1      u64 shard_bytes | u32 run_count | u32 address_count | runs | addresses: u16 bytes, text without NUL
  *                 (header: volume, session, length = size of the volume); with an error: a sentence
  *   FLUSH|1       runs: u32 first shard | u32 shard count | u64 loss number (R13); shards in no run have 0. aux: number of
@@ -22,6 +22,7 @@
 #define CLIENT_ADDRESS_MAX 108u
 #define CLIENT_ADDRESSES_MAX 256u
 #define CLIENT_ATTACH_BYTES 96u
+#define CLIENT_ATTACH_SNAPSHOT_BYTES 160u /* of a snapshot */
 #define CLIENT_LOSS_RUN_BYTES 16u
 #define CLIENT_LOSS_RUNS_MAX 8192u
 #define CLIENT_LIST_ENTRY_BYTES 88u
@@ -37,8 +38,10 @@
 struct client_attach {
     uint8_t attachment[16];
     char name[CLIENT_NAME_MAX];
+    char snapshot[CLIENT_NAME_MAX]; /* empty: the volume itself */
 };
-void client_attach_encode(const struct client_attach *attach, uint8_t out[CLIENT_ATTACH_BYTES]);
+/* Returns the bytes used: CLIENT_ATTACH_BYTES, or CLIENT_ATTACH_SNAPSHOT_BYTES. */
+size_t client_attach_encode(const struct client_attach *attach, uint8_t out[CLIENT_ATTACH_SNAPSHOT_BYTES]);
 int client_attach_decode(const void *body, size_t bytes, struct client_attach *ret_attach);
 
 struct client_loss_run {

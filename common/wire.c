@@ -114,12 +114,14 @@ static struct opcode_names opcode_names(unsigned opcode)
     case WIRE_TAKEOVER_DONE: return BOTH("takeover-done");
     case WIRE_RESERVE: return BOTH("reserve");
     case WIRE_REPAIR_READ: return BOTH("repair-read");
+    case WIRE_SEAL: return ONE_WAY("seal");
     case WIRE_DAMAGED: return ONE_WAY("damaged");
     case WIRE_SYNC_START: return BOTH("sync-start");
     case WIRE_SYNC_DIGEST: return BOTH("sync-digest");
     case WIRE_SYNC_COPY: return BOTH("sync-copy");
     case WIRE_SYNC_EPOCH: return BOTH("sync-epoch");
     case WIRE_SYNC_JOIN: return BOTH("sync-join");
+    case WIRE_SYNC_GENERATIONS: return BOTH("sync-generations");
     case WIRE_SYNC_END: return BOTH("sync-end");
     case WIRE_CTL_HEARTBEAT: return BOTH("ctl-heartbeat");
     case WIRE_CTL_PROPOSE: return BOTH("ctl-propose");

@@ -44,14 +44,16 @@ enum wire_opcode {
     WIRE_TAKEOVER_DONE = 72,
     WIRE_RESERVE = 74,     /* slow path of space reservation near a full drive */
     WIRE_REPAIR_READ = 76, /* primary reads one chunk range of a member to repair its own */
+    WIRE_SEAL = 80,        /* one way, gateway -> primary: writes of the volume are stamped with generation (R20) */
     WIRE_DAMAGED = 78,     /* one way, member -> primary: block at offset does not match its checksum here */
     /* resync, primary -> member R */
-    WIRE_SYNC_START = 96,  /* answer body: R's chunks with mod_epoch > e_R and R's marks (R16) */
-    WIRE_SYNC_DIGEST = 98, /* answer body: per block crc32c + crc64, recomputed from R's drive */
-    WIRE_SYNC_COPY = 100,  /* a locked, numbered write of old bytes; aux: WIRE_WRITE or WIRE_ZERO */
-    WIRE_SYNC_EPOCH = 102, /* R's mod_epoch := max(own, aux) for one chunk */
-    WIRE_SYNC_JOIN = 104,  /* R enters JOINING; it flushes before it answers (R17) */
-    WIRE_SYNC_END = 106,   /* added or abandoned; R drops its frozen marks when added */
+    WIRE_SYNC_START = 96,        /* answer body: R's chunks with mod_epoch > e_R and R's marks (R16) */
+    WIRE_SYNC_DIGEST = 98,       /* answer body: per block crc32c + crc64, recomputed from R's drive */
+    WIRE_SYNC_COPY = 100,        /* a locked, numbered write of old bytes; aux: WIRE_WRITE or WIRE_ZERO */
+    WIRE_SYNC_EPOCH = 102,       /* R's mod_epoch := max(own, aux) for one chunk */
+    WIRE_SYNC_JOIN = 104,        /* R enters JOINING; it flushes before it answers (R17) */
+    WIRE_SYNC_GENERATIONS = 108, /* answer body: u32 generations that have a record of the chunk, ascending */
+    WIRE_SYNC_END = 106,         /* added or abandoned; R drops its frozen marks when added */
     /* control */
     WIRE_CTL_HEARTBEAT = 128,
     WIRE_CTL_PROPOSE = 130,

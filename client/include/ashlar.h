@@ -29,7 +29,8 @@ extern "C" {
 
 #define ASHLAR_API __attribute__((visibility("default")))
 #define ASHLAR_CONFIG_PATH "/etc/ashlar/cluster.conf"
-#define ASHLAR_NAME_MAX 64 /* bytes of a volume name with its NUL */
+#define ASHLAR_NAME_MAX 64   /* bytes of a volume name with its NUL */
+#define ASHLAR_TITLE_MAX 128 /* bytes of "volume" or "volume@snapshot" with the NUL */
 #define ASHLAR_BLOCK_BYTES 4096u
 #define ASHLAR_LENGTH_MAX (1u << 30) /* bytes of one read or write */
 
@@ -65,7 +66,7 @@ enum ashlar_open_flags {
     ASHLAR_OPEN_READ_ONLY = 1 << 0,
     ASHLAR_OPEN_FORCE = 1 << 1, /* take it from the client that has it attached; that one is fenced */
 };
-/* Attaches the volume; blocks. -ENOENT, -EBUSY (attached elsewhere), -ETIMEDOUT (no gateway answers). */
+/* Attaches the volume, or with "volume@snapshot" one of its snapshots, which can only be read, by any number of clients; blocks. -ENOENT, -EBUSY (attached elsewhere), -ETIMEDOUT (no gateway answers). */
 ASHLAR_API int ashlar_open(struct ashlar_cluster *cluster, const char *name, unsigned flags,
                            struct ashlar_volume **ret_volume);
 /* Detaches; requests in flight end with -ESHUTDOWN first. Does not flush. Blocks; accepts NULL. */

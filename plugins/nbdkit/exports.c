@@ -58,7 +58,7 @@ void exports_stop(void)
 
 static int export_open(const char *name, unsigned flags, struct exported **ret_export)
 {
-    assert(strlen(name) < ASHLAR_NAME_MAX);
+    assert(strlen(name) < ASHLAR_TITLE_MAX);
     struct exported *exported = calloc(1, sizeof(*exported));
     if (!exported)
         return -ENOMEM;

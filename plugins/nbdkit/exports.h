@@ -25,7 +25,7 @@ struct exported {
     struct ashlar_volume *volume; /* read-only */
     bool read_only;               /* read-only */
     /* private */
-    char name[ASHLAR_NAME_MAX];
+    char name[ASHLAR_TITLE_MAX];
     unsigned refs;
     bool kept;
     struct exported *next;

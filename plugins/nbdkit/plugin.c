@@ -46,9 +46,11 @@ static void plugin_unload(void)
 
 static int check_volume_name(const char *name)
 {
-    if (*name && strlen(name) < ASHLAR_NAME_MAX)
+    const char *at = strchr(name, '@');
+    size_t length = at ? (size_t)(at - name) : strlen(name);
+    if (length > 0 && length < ASHLAR_NAME_MAX && (!at || (at[1] && strlen(at + 1) < ASHLAR_NAME_MAX)))
         return 0;
-    nbdkit_error("volume '%s': a name has 1 to %u bytes", name, ASHLAR_NAME_MAX - 1);
+    nbdkit_error("volume '%s': a name has 1 to %u bytes, as has a snapshot's behind an @", name, ASHLAR_NAME_MAX - 1);
     return -1;
 }
 
@@ -107,12 +109,12 @@ static int plugin_config(const char *key, const char *value)
     return -1;
 }
 
-#define CONFIG_HELP                                                                                                   \
-    "volume=NAME          Volume to export; without it the export name of a connection says which.\n"                 \
-    "cluster=FILE         Cluster file with [client] addresses (default: $ASHLAR_CLUSTER, " ASHLAR_CONFIG_PATH ").\n" \
-    "addresses=A,B,...    Gateways instead of a file: unix:PATH or tcp:HOST:PORT, the local one first.\n"             \
-    "io_timeout=TIME      Fail a request that is not answered for so long (default: wait for ever).\n"                \
-    "open_timeout=TIME    How long attaching may take (default: 30s).\n"                                              \
+#define CONFIG_HELP                                                                                                                \
+    "volume=NAME          Volume to export, or NAME@SNAPSHOT, read-only; without it the export name of a connection says which.\n" \
+    "cluster=FILE         Cluster file with [client] addresses (default: $ASHLAR_CLUSTER, " ASHLAR_CONFIG_PATH ").\n"              \
+    "addresses=A,B,...    Gateways instead of a file: unix:PATH or tcp:HOST:PORT, the local one first.\n"                          \
+    "io_timeout=TIME      Fail a request that is not answered for so long (default: wait for ever).\n"                             \
+    "open_timeout=TIME    How long attaching may take (default: 30s).\n"                                                           \
     "force=true           Take the volume from the client that has it attached; that one is fenced."
 
 static void plugin_dump(void)
@@ -174,6 +176,7 @@ static void *plugin_open(int readonly)
     }
     if (check_volume_name(name) < 0)
         return NULL;
+    readonly = readonly || strchr(name, '@'); /* a snapshot */
     unsigned flags = (readonly ? ASHLAR_OPEN_READ_ONLY : 0) | (settings.force ? ASHLAR_OPEN_FORCE : 0);
     int rc = exports_get(name, flags, /* keep= */ settings.volume != NULL, &exported);
     if (rc < 0) {

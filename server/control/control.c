@@ -121,6 +121,7 @@ int control_create(const struct control_config *config, struct control **ret_con
     list_head_init(&c->proposals);
     list_head_init(&c->submissions);
     list_head_init(&c->admins);
+    list_head_init(&c->snap_waits);
     if (!full.log && full.saved_map && map_restore(c->map, full.saved_map, full.saved_map_len) == 0) {
         c->kept_first = map_version(c->map) + 1;
         if (map_cluster_id(c->map) != full.cluster_id) { /* of another cluster: worth nothing */
@@ -160,6 +161,7 @@ static void control_turn(struct env_task *task)
     control_map_feed(c);
     control_node_turn(c);
     control_submit_turn(c);
+    control_snap_turn(c);
     control_propose_turn(c);
     assert(c->data_version <= map_version(c->map));
 }
@@ -293,6 +295,7 @@ static void free_lists(struct control *c)
     }
     while ((node = list_pop_front(&c->admins)) != NULL)
         free(list_entry(node, struct control_admin_request, node_link));
+    control_snap_forget(c);
     assert(list_empty(&c->conns));
 }
 

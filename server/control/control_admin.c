@@ -31,6 +31,7 @@ struct op {
 struct change {
     struct control *control;
     struct map_entry entry;
+    uint64_t volumes[MAP_GROUP_MAX]; /* entry.volumes */
     control_admin_cb cb;
     void *arg;
 };
@@ -45,12 +46,18 @@ static const struct op ops[] = {
     {"node-list", false, control_report_nodes, NULL},
     {"volume-list", false, control_report_volumes, NULL},
     {"volume-info", false, control_report_volume, NULL},
+    {"snapshot-list", false, control_report_snapshots, NULL},
     {"session-list", false, control_report_sessions, NULL},
     {"leader-transfer", false, read_transfer, NULL},
     {"volume-create", false, NULL, control_change_volume_create},
     {"volume-delete", false, NULL, control_change_volume_delete},
     {"volume-resize", false, NULL, control_change_volume_resize},
     {"volume-set", false, NULL, control_change_volume_set},
+    {"snapshot-create", false, NULL, control_change_snapshot_create},
+    {"snapshot-delete", false, NULL, control_change_snapshot_delete},
+    {"volume-rollback", false, NULL, control_change_volume_rollback},
+    {"volume-clone", false, NULL, control_change_volume_clone},
+    {"volume-flatten", false, NULL, control_change_volume_flatten},
     {"session-close", false, NULL, control_change_session_close},
     {"force-promote", false, NULL, control_change_force_promote},
     {"node-out", false, NULL, control_change_node_out},
@@ -59,8 +66,7 @@ static const struct op ops[] = {
 
 /* ---- answers ---- */
 
-/* answer is given; NULL: an error with that sentence. */
-static void send_answer(control_admin_cb cb, void *arg, json_t *answer, int rc, const char *sentence)
+void control_admin_answer(control_admin_cb cb, void *arg, json_t *answer, int rc, const char *sentence)
 {
     assert(sentence != NULL);
     assert(cb != NULL);
@@ -107,12 +113,17 @@ static void changed(void *arg, const struct map_result *result)
     struct change *change = arg;
     char sentence[ADMIN_SENTENCE_MAX] = "";
     json_t *answer = NULL;
+    if (result->rc == 0 && change->entry.kind == MAP_ENTRY_SNAPSHOT_OPEN) {
+        control_snap_wait(change->control, change->entry.snapshot, result, change->cb, change->arg);
+        free(change);
+        return;
+    }
     if (result->rc == 0)
         answer = json_pack("{s:I,s:I}", "value", (json_int_t)result->value, "map_version", (json_int_t)result->version);
     else
         control_change_explain(&change->entry, result->rc, sentence);
     assert(result->rc <= 0);
-    send_answer(change->cb, change->arg, answer, result->rc, sentence);
+    control_admin_answer(change->cb, change->arg, answer, result->rc, sentence);
     free(change);
 }
 
@@ -122,6 +133,8 @@ static void run_change(struct control *c, const struct op *op, json_t *request, 
     struct map_weight weights[MAP_NODES_MAX];
     char sentence[ADMIN_SENTENCE_MAX] = "this request makes no sense";
     struct change *change = calloc(1, sizeof *change);
+    if (change)
+        change->entry.volumes = change->volumes;
     int rc = change ? op->change(c, request, &change->entry, weights, sentence) : -ENOMEM;
     assert(rc <= 0);
     if (rc == 0) {
@@ -137,7 +150,7 @@ static void run_change(struct control *c, const struct op *op, json_t *request, 
         }
     }
     free(change);
-    send_answer(cb, arg, NULL, rc, sentence);
+    control_admin_answer(cb, arg, NULL, rc, sentence);
 }
 
 /* ---- relaying ---- */
@@ -171,9 +184,10 @@ static void relay(struct control *c, const char *json, size_t len, control_admin
     int rc = relay && leader != 0 ? control_peer_send(c, leader, &header, json) : -EAGAIN;
     if (rc < 0) {
         free(relay);
-        send_answer(cb, arg, NULL, -EAGAIN,
-                    leader == 0 ? "no leader at the moment: is a majority of the voters up? Try again"
-                                : "the leader can't be reached from this node: try again, or ask another node");
+        control_admin_answer(cb, arg, NULL, -EAGAIN,
+                             leader == 0
+                                 ? "no leader at the moment: is a majority of the voters up? Try again"
+                                 : "the leader can't be reached from this node: try again, or ask another node");
         return;
     }
     relay->control = c;
@@ -211,6 +225,7 @@ void control_admin_tick(struct control *c)
         if (now >= relay->deadline_ns)
             relay_fail(relay, "the leader did not answer in time: the request may have been carried out");
     }
+    control_snap_turn(c); /* their patience ends, too */
     assert(now > 0);
 }
 
@@ -218,6 +233,7 @@ void control_admin_close(struct control *c)
 {
     assert(c != NULL);
     assert(c->stopping);
+    control_snap_close(c);
     while (!list_empty(&c->admins))
         relay_fail(list_entry(c->admins.next, struct control_admin_request, node_link),
                    "this node is stopping: ask another one");
@@ -241,13 +257,14 @@ void control_admin(struct control *c, const char *json, size_t len, control_admi
     json_t *request = len <= REQUEST_BYTES_MAX ? json_loadb(json, len, 0, NULL) : NULL;
     const struct op *op = find_op(json_string_value(json_object_get(request, "op")));
     if (!op) {
-        send_answer(cb, arg, NULL, -EINVAL,
-                    request ? "unknown op: this node may be of an older version" : "the request is no JSON object");
+        control_admin_answer(cb, arg, NULL, -EINVAL,
+                             request ? "unknown op: this node may be of an older version"
+                                     : "the request is no JSON object");
     } else if (!op->local && !c->leading) {
         relay(c, json, len, cb, arg);
     } else if (op->read) {
         json_t *answer = op->read(c, request, sentence);
-        send_answer(cb, arg, answer, answer ? 0 : -ENOENT, sentence);
+        control_admin_answer(cb, arg, answer, answer ? 0 : -ENOENT, sentence);
     } else {
         run_change(c, op, request, cb, arg);
     }
@@ -282,7 +299,7 @@ void control_admin_frame(struct control_conn *conn, struct msg *msg)
     }
     *to = (struct frame_answer){.control = conn->control, .conn = conn->id, .request_id = msg->header.request_id};
     if (conn->role == HELLO_CONTROL && !conn->control->leading) { /* relayed to us, but we lead no more */
-        send_answer(frame_answered, to, NULL, -EAGAIN, "the leader changed just now: try again");
+        control_admin_answer(frame_answered, to, NULL, -EAGAIN, "the leader changed just now: try again");
         return;
     }
     control_admin(conn->control, (const char *)msg->body, msg->header.body_len, frame_answered, to);

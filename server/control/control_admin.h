@@ -22,6 +22,7 @@ json_t *control_report_nodes(struct control *c, json_t *request, char sentence[A
 json_t *control_report_volumes(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX]);
 json_t *control_report_volume(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX]);
 json_t *control_report_sessions(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX]);
+json_t *control_report_snapshots(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX]);
 json_t *control_report_stats(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX]);
 
 /* Changes: fill the entry, or -errno and a sentence. weights: room for MAP_NODES_MAX. */
@@ -29,7 +30,13 @@ typedef int control_change_fn(struct control *c, json_t *request, struct map_ent
                               char sentence[ADMIN_SENTENCE_MAX]);
 control_change_fn control_change_volume_create, control_change_volume_delete, control_change_volume_resize,
     control_change_volume_set, control_change_session_close, control_change_force_promote, control_change_node_out,
-    control_change_node_remove;
+    control_change_node_remove, control_change_snapshot_create, control_change_snapshot_delete,
+    control_change_volume_rollback, control_change_volume_clone, control_change_volume_flatten;
+/* snapshot-create was proposed with success: answers when it is complete. */
+void control_snap_wait(struct control *c, const char *name, const struct map_result *result, control_admin_cb cb,
+                       void *arg);
+/* answer is given; NULL: an error with that sentence. */
+void control_admin_answer(control_admin_cb cb, void *arg, json_t *answer, int rc, const char *sentence);
 /* One sentence for the result of such an entry. */
 void control_change_explain(const struct map_entry *entry, int rc, char sentence[ADMIN_SENTENCE_MAX]);
 

@@ -153,6 +153,8 @@ static void add_totals(void *arg, const struct map_volume *volume)
     struct totals *t = arg;
     struct control_health health = control_health_of(volume);
     assert(health.headless <= health.unavailable);
+    if (volume->deleting)
+        return;
     t->volumes++;
     t->degraded_volumes += health.degraded > 0;
     t->unavailable_volumes += health.unavailable > 0;
@@ -205,19 +207,30 @@ static json_t *session_json(const struct map_volume *volume)
                      hex(s->attachment, sizeof s->attachment));
 }
 
-static json_t *volume_json(const struct map_volume *volume)
+/* What a volume reads through, and how many snapshots it has. */
+static json_t *volume_json(const struct map *map, const struct map_volume *volume)
 {
     assert(volume != NULL);
     struct control_health health = control_health_of(volume);
     const char *state = health.unavailable ? "unavailable" : health.degraded ? "degraded" : "healthy";
     assert(volume->name[0] != '\0');
-    return json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:I,s:I,s:o}", "name", volume->name, "id",
-                     (json_int_t)volume->id, "size", (json_int_t)volume->size, "shard_bytes",
-                     (json_int_t)volume->shard_bytes, "shard_count", (json_int_t)volume->shard_count, "replicas",
-                     (json_int_t)volume->replicas, "min_replicas", (json_int_t)volume->min_replicas, "home",
-                     (json_int_t)volume->home, "generation", (json_int_t)volume->generation, "state", state,
-                     "degraded_shards", (json_int_t)health.degraded, "unavailable_shards",
-                     (json_int_t)health.unavailable, "session", session_json(volume));
+    json_t *answer = json_pack(
+        "{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:I,s:I,s:o}", "name", volume->name, "id", (json_int_t)volume->id,
+        "size", (json_int_t)volume->size, "shard_bytes", (json_int_t)volume->shard_bytes, "shard_count",
+        (json_int_t)volume->shard_count, "replicas", (json_int_t)volume->replicas, "min_replicas",
+        (json_int_t)volume->min_replicas, "home", (json_int_t)volume->home, "generation",
+        (json_int_t)volume->generation, "state", state, "degraded_shards", (json_int_t)health.degraded,
+        "unavailable_shards", (json_int_t)health.unavailable, "session", session_json(volume));
+    (void)json_object_set_new(answer, "snapshots", integer(volume->snap_count));
+    if (volume->base.volume == 0)
+        return answer;
+    const struct map_volume *parent = map_volume_by_id(map, volume->base.volume);
+    const struct map_snap *snap = parent ? map_snap_by_generation(parent, volume->base.generation) : NULL;
+    (void)json_object_set_new(answer, "parent",
+                              json_pack("{s:s,s:s,s:I,s:b}", "volume", parent ? parent->name : "", "snapshot",
+                                        snap ? snap->name : "", "generation", (json_int_t)volume->base.generation,
+                                        "flattening", volume->flattening));
+    return answer;
 }
 
 static bool list_room(struct list *list, uint64_t id)
@@ -245,8 +258,8 @@ static void add_volume(void *arg, const struct map_volume *volume)
 {
     assert(volume != NULL);
     struct list *list = arg;
-    if (list_room(list, volume->id))
-        (void)json_array_append_new(list->items, volume_json(volume));
+    if (!volume->deleting && list_room(list, volume->id))
+        (void)json_array_append_new(list->items, volume_json(list->c->map, volume));
     assert(json_array_size(list->items) <= ADMIN_LIST_MAX);
 }
 
@@ -301,7 +314,7 @@ json_t *control_report_volume(struct control *c, json_t *request, char sentence[
             (void)json_array_append_new(shards, shard_json(c, shard));
     }
     assert(i <= volume->shard_count);
-    return json_pack("{s:o,s:o,s:b,s:I}", "volume", volume_json(volume), "shards", shards, "more",
+    return json_pack("{s:o,s:o,s:b,s:I}", "volume", volume_json(c->map, volume), "shards", shards, "more",
                      i < volume->shard_count, "next", (json_int_t)i);
 }
 

@@ -148,6 +148,7 @@ void control_duties_tick(struct control *c)
     control_liveness_map(c);
     take_out(c, now);
     elect(c, now);
+    control_snap_duty(c);
     if (c->duties_version != map_version(c->map))
         control_heal(c);
     assert(c->duties_version <= map_version(c->map));

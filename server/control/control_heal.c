@@ -124,6 +124,8 @@ static bool detach(struct heal *heal, const struct map_shard *shard, const struc
     assert(heal != NULL);
     struct map_entry entry = {.kind = MAP_ENTRY_MEMBER_DETACH, .volume = shard->volume, .shard = shard->index};
     assert(member->instance != 0);
+    if (map_shard_is_base(heal->c->map, shard, member->node))
+        return false; /* the clones' members go first */
     entry.epoch = shard->epoch;
     entry.node = member->node;
     entry.instance = member->instance;

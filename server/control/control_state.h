@@ -247,7 +247,9 @@ struct control {
     bool transferred;
     uint64_t transferred_ns;
 
-    struct list_node admins; /* waiting for the leader's answer */
+    struct list_node admins;                  /* waiting for the leader's answer */
+    struct list_node snap_waits;              /* snapshot-create: until it is complete */
+    uint64_t opening_group, opening_since_ns; /* leader: the oldest snapshot that is not complete */
 };
 
 /* ---- control.c ---- */
@@ -360,5 +362,12 @@ void control_admin_frame(struct control_conn *conn, struct msg *msg);
 void control_admin_relayed(struct control *c, const struct wire_header *reply, const void *body);
 void control_admin_tick(struct control *c);
 void control_admin_close(struct control *c);
+
+/* ---- control_admin_snap.c ---- */
+void control_snap_turn(struct control *c); /* answers those whose snapshot is complete */
+void control_snap_duty(struct control *c); /* leader: gives up what takes too long */
+void control_snap_abort(struct control *c, const struct map_volume *volume);
+void control_snap_close(struct control *c);
+void control_snap_forget(struct control *c); /* of a core that is freed: nobody is answered */
 
 #endif

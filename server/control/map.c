@@ -58,6 +58,7 @@ void map_destroy(struct map *map)
     free(map->requests);
     free(map->request_slots);
     free(map->changes);
+    free(map->touched);
     free(map);
 }
 
@@ -180,9 +181,33 @@ void map_touch_shard(struct map *map, struct map_volume *volume, struct map_shar
 void map_touch_volume(struct map *map, struct map_volume *volume)
 {
     assert(map->applying != 0);
-    assert(!map->volume_touched || map->volume_touched == volume);
     volume->changed_version = map->applying;
-    map->volume_touched = volume;
+    for (uint32_t i = map->touched_count; i > 0; i--) {
+        if (map->touched[i - 1] == volume)
+            return;
+    }
+    if (map->touched_count == map->touched_capacity) {
+        map->touched_capacity = map->touched_capacity ? map->touched_capacity * 2 : 16;
+        map->touched = map_realloc(map->touched, map->touched_capacity * sizeof(map->touched[0]));
+    }
+    map->touched[map->touched_count++] = volume;
+}
+
+void map_touch_forget(struct map *map, const struct map_volume *volume)
+{
+    assert(map != NULL);
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < map->touched_count; i++) {
+        if (map->touched[i] != volume)
+            map->touched[kept++] = map->touched[i];
+    }
+    map->touched_count = kept;
+    kept = 0;
+    for (uint32_t i = 0; i < map->change_count; i++) {
+        if (map->changes[i].volume != volume)
+            map->changes[kept++] = map->changes[i];
+    }
+    map->change_count = kept;
 }
 
 void map_touch_node(struct map *map, struct map_node *node)
@@ -198,15 +223,15 @@ static void tell_observer(struct map *map)
     const struct map_observer *observer = &map->observer;
     if (map->node_touched && observer->node_changed)
         observer->node_changed(observer->arg, map->node_touched);
-    if (map->volume_touched && observer->volume_changed)
-        observer->volume_changed(observer->arg, map->volume_touched);
+    for (uint32_t i = 0; i < map->touched_count && observer->volume_changed; i++)
+        observer->volume_changed(observer->arg, map->touched[i]);
     for (uint32_t i = 0; i < map->change_count; i++) {
         const struct map_volume *volume = map->changes[i].volume;
         if (map->changes[i].shard < volume->shard_count) /* a shrink may have removed it */
             observer->shard_changed(observer->arg, volume, &volume->shards[map->changes[i].shard]);
     }
     map->node_touched = NULL;
-    map->volume_touched = NULL;
+    map->touched_count = 0;
     map->change_count = 0;
 }
 
@@ -223,6 +248,14 @@ static map_apply_fn *const kinds[] = {
     [MAP_ENTRY_VOLUME_DELETE] = map_apply_volume_delete,
     [MAP_ENTRY_VOLUME_RESIZE] = map_apply_volume_resize,
     [MAP_ENTRY_VOLUME_SET] = map_apply_volume_set,
+    [MAP_ENTRY_SNAPSHOT_OPEN] = map_apply_snapshot_open,
+    [MAP_ENTRY_SNAPSHOT_SEALED] = map_apply_snapshot_sealed,
+    [MAP_ENTRY_SNAPSHOT_ABORT] = map_apply_snapshot_abort,
+    [MAP_ENTRY_SNAPSHOT_DELETE] = map_apply_snapshot_delete,
+    [MAP_ENTRY_VOLUME_ROLLBACK] = map_apply_volume_rollback,
+    [MAP_ENTRY_VOLUME_CLONE] = map_apply_volume_clone,
+    [MAP_ENTRY_VOLUME_FLATTEN] = map_apply_volume_flatten,
+    [MAP_ENTRY_MEMBER_FULL] = map_apply_member_full,
     [MAP_ENTRY_SESSION_OPEN] = map_apply_session_open,
     [MAP_ENTRY_SESSION_CLOSE] = map_apply_session_close,
     [MAP_ENTRY_MEMBER_DROP] = map_apply_member_drop,

@@ -23,6 +23,9 @@
 #define MAP_ADDRESS_MAX 108u
 #define MAP_LABEL_MAX 32u
 #define MAP_VOLUMES_MAX 65536u
+#define MAP_SNAPSHOTS_MAX 4096u /* of one volume */
+#define MAP_GROUP_MAX 64u       /* volumes in one snapshot of a group */
+#define MAP_BASE_DEPTH_MAX 16u  /* clones of clones */
 #define MAP_SHARDS_MAX (1u << 20)
 #define MAP_ENTRY_BYTES_MAX (128u * 1024u)
 #define MAP_FEATURE_LEVEL 1u
@@ -53,6 +56,7 @@ enum map_member_flags {
     MAP_MEMBER_UNCLEAN = 1u << 3,  /* process died, kernel lived */
     MAP_MEMBER_REBOOTED = 1u << 4, /* unflushed data may be gone */
     MAP_MEMBER_EMPTY = 1u << 5,    /* the store was replaced: nothing left; never a candidate */
+    MAP_MEMBER_FULL = 1u << 6,     /* of a clone: holds every chunk itself, reads nothing through its parent */
 };
 
 struct map_member {
@@ -73,6 +77,7 @@ struct map_shard {
     uint64_t epoch;
     uint64_t active_epoch;    /* R12: last epoch recorded as active; serving needs active_epoch == epoch */
     uint64_t loss_number;     /* R13 */
+    uint32_t sealed;          /* R20: no write of a generation up to this one is accepted any more */
     uint64_t changed_version; /* map version of the last change: cheap change detection */
 };
 
@@ -86,16 +91,44 @@ struct map_session {
     bool continued; /* the one before was of the same attachment: nobody else reads (R10, R19) */
 };
 
-struct map_volume {
-    uint64_t id; /* never reused */
+/* R20: generation g is frozen. OPENING until every shard sealed it. */
+enum map_snap_state {
+    MAP_SNAP_OPENING = 1,
+    MAP_SNAP_COMPLETE = 2,
+    MAP_SNAP_HELD = 3, /* deleted, without a name: clones still read it */
+};
+struct map_snap {
+    uint32_t generation;
+    uint32_t holders;    /* clones of it */
+    uint8_t state;       /* enum map_snap_state */
+    uint64_t size;       /* of the volume, bytes */
+    uint64_t created_ms; /* since 1970, as the one who asked said */
+    uint64_t group;      /* map version of its entry: the same number in several volumes is one group */
     char name[MAP_NAME_MAX];
-    uint64_t size; /* bytes, multiple of 4096 */
+};
+
+struct map_volume {
+    uint64_t id;             /* never reused */
+    char name[MAP_NAME_MAX]; /* empty when deleting */
+    uint64_t size;           /* bytes, multiple of 4096 */
     uint64_t shard_bytes;
     uint32_t shard_count;
     uint32_t replicas, min_replicas;
-    uint32_t home;       /* node id; 0: none */
-    uint32_t generation; /* current (head) generation, from 1 */
-    bool deleting;
+    uint32_t home;          /* node id; 0: none */
+    uint32_t generation;    /* current (head) generation, from 1 */
+    bool deleting;          /* gone for everybody but the clones of its snapshots */
+    bool flattening;        /* a clone whose members copy what they still read through its parent */
+    struct map_snap *snaps; /* ascending generations, all below the head */
+    uint32_t snap_count;
+    uint32_t unsealed; /* shards that did not seal the opening snapshot yet */
+    struct {
+        uint64_t volume; /* 0: no clone */
+        uint32_t generation;
+    } base;
+    struct {
+        uint32_t from, to; /* the latest one: generation `to` began as a copy of `from`; to 0: none */
+    } rollback;
+    uint64_t snaps_version; /* map version of the last change of snaps, generation, base or rollback */
     struct map_session session;
     struct map_shard *shards; /* shard_count entries */
     uint64_t changed_version;
@@ -114,7 +147,16 @@ enum map_entry_kind {
     MAP_ENTRY_VOLUME_CREATE = 16,
     MAP_ENTRY_VOLUME_DELETE = 17,
     MAP_ENTRY_VOLUME_RESIZE = 18,
-    MAP_ENTRY_VOLUME_SET = 19, /* home, min_replicas, replicas */
+    MAP_ENTRY_VOLUME_SET = 19,    /* home, min_replicas, replicas */
+    MAP_ENTRY_SNAPSHOT_OPEN = 20, /* {volumes, snapshot, created_ms}: head + 1, the old head is being frozen (R20) */
+    MAP_ENTRY_SNAPSHOT_SEALED =
+        21, /* primary: runs of shards whose writes up to the generation are durable everywhere */
+    MAP_ENTRY_SNAPSHOT_ABORT = 22,  /* {volume, generation}: the opening one, and all of its group */
+    MAP_ENTRY_SNAPSHOT_DELETE = 23, /* {volume, snapshot} */
+    MAP_ENTRY_VOLUME_ROLLBACK = 24, /* {volume, snapshot}: detached only */
+    MAP_ENTRY_VOLUME_CLONE = 25,    /* {volume, snapshot} -> a volume of name to_name */
+    MAP_ENTRY_VOLUME_FLATTEN = 26,  /* {volume}: its members begin to copy */
+    MAP_ENTRY_MEMBER_FULL = 27,     /* {node, incarnation, runs}: this node's members of a clone hold everything */
     MAP_ENTRY_SESSION_OPEN = 32,
     MAP_ENTRY_SESSION_CLOSE = 33,
     MAP_ENTRY_MEMBER_DROP =
@@ -132,6 +174,14 @@ enum map_entry_kind {
 struct map_weight { /* free space as the leader knows it: placement input, carried in the entry to stay deterministic */
     uint32_t node;
     uint64_t free_bytes;
+};
+
+/* SNAPSHOT_SEALED: {volume, first, count, epoch, generation}; MEMBER_FULL: epoch and generation 0. */
+struct map_run {
+    uint64_t volume;
+    uint32_t first, count; /* shards */
+    uint64_t epoch;        /* CAS: of each of them */
+    uint32_t generation;
 };
 
 /* Host-order form of every entry; map_entry_encode/decode (format: docs/internals/map.md). */
@@ -154,7 +204,11 @@ struct map_entry {
     uint32_t flags; /* SESSION_OPEN, SESSION_CLOSE: MAP_SESSION_*; VOLUME_SET: MAP_SET_*; others: MAP_FORCE */
     uint64_t cluster_id;
     char name[MAP_NAME_MAX];
-    struct map_node node_info; /* NODE_REGISTER */
+    char snapshot[MAP_NAME_MAX]; /* SNAPSHOT_OPEN, _DELETE, VOLUME_ROLLBACK, _CLONE */
+    char to_name[MAP_NAME_MAX];  /* VOLUME_CLONE */
+    uint32_t generation;         /* SNAPSHOT_ABORT */
+    uint64_t created_ms;         /* SNAPSHOT_OPEN */
+    struct map_node node_info;   /* NODE_REGISTER */
     const struct map_weight
         *weights; /* VOLUME_CREATE, VOLUME_RESIZE, MEMBER_ATTACH: borrowed by encode; decode points into scratch */
     uint32_t weight_count;
@@ -164,6 +218,10 @@ struct map_entry {
         uint64_t epoch;
     } * actives; /* EPOCH_ACTIVE */
     uint32_t active_count;
+    const uint64_t *volumes; /* SNAPSHOT_OPEN: ids, ascending */
+    uint32_t volume_count;
+    const struct map_run *runs; /* SNAPSHOT_SEALED, MEMBER_FULL */
+    uint32_t run_count;
 };
 /* SESSION_OPEN: READ_ONLY, FORCE (take it from another attachment), FAILOVER. SESSION_CLOSE: FORCE fences the holder, whatever
  * the number. */
@@ -178,7 +236,8 @@ struct map_result {
     int rc; /* 0, -EEXIST, -ENOENT, -EBUSY, -ESTALE (CAS failed), -EINVAL, -ENOSPC (not enough nodes), -ENAMETOOLONG ... */
     uint64_t
         value; /* NODE_REGISTER: incarnation; VOLUME_CREATE: id; SESSION_OPEN, SESSION_CLOSE: number; MEMBER_DROP, _ADD,
-                            PRIMARY_MOVE: epoch; MEMBER_ATTACH: instance; EPOCH_ACTIVE, ELECT, FORCE_PROMOTE: shards changed */
+                            PRIMARY_MOVE: epoch; MEMBER_ATTACH: instance; EPOCH_ACTIVE, ELECT, FORCE_PROMOTE, SNAPSHOT_SEALED,
+                            MEMBER_FULL: shards changed; SNAPSHOT_OPEN: group; VOLUME_CLONE: id; VOLUME_ROLLBACK: generation */
     uint64_t version;
 };
 
@@ -221,6 +280,19 @@ const struct map_volume *map_volume_by_name(const struct map *map, const char *n
 const struct map_shard *map_shard_at(const struct map *map, uint64_t volume, uint32_t shard); /* NULL when absent */
 void map_each_node(const struct map *map, void (*fn)(void *arg, const struct map_node *node), void *arg);
 void map_each_volume(const struct map *map, void (*fn)(void *arg, const struct map_volume *volume), void *arg);
+
+/* Snapshots (map_snap.c). */
+const struct map_snap *map_snap_by_name(const struct map_volume *volume, const char *name); /* HELD ones have none */
+const struct map_snap *map_snap_by_generation(const struct map_volume *volume, uint32_t generation);
+const struct map_snap *map_snap_opening(const struct map_volume *volume); /* NULL: none */
+/* Generations that must stay readable, ascending, the head last: at most snap_count + 1; returns the count. */
+uint32_t map_live_generations(const struct map_volume *volume, uint32_t *ret_generations);
+/* The oldest generation that a write of a client may be stamped with at this shard (R20). */
+uint32_t map_shard_floor(const struct map_volume *volume, const struct map_shard *shard);
+/* Clones read through that node's member: it must stay until they need it no more. */
+bool map_shard_is_base(const struct map *map, const struct map_shard *shard, uint32_t node);
+/* Somebody has the volume open, through a gateway that is up. */
+bool map_session_alive(const struct map *map, const struct map_volume *volume);
 
 /* Questions asked everywhere. */
 const struct map_member *map_member_of(const struct map_shard *shard, uint32_t node); /* NULL: not a member */

@@ -37,7 +37,8 @@ static uint32_t each_member_of(struct map *map, uint32_t node, member_fn *fn)
     return count;
 }
 
-static void note_stop(struct map *map, struct map_shard *shard, struct map_member *member, uint8_t stop)
+static void note_stop(struct map *map, const struct map_volume *volume, struct map_shard *shard,
+                      struct map_member *member, uint8_t stop)
 {
     uint32_t in_sync = member->flags & MAP_MEMBER_IN_SYNC;
     assert(stop <= MAP_STOP_EMPTY);
@@ -50,6 +51,8 @@ static void note_stop(struct map *map, struct map_shard *shard, struct map_membe
     member->flags |= MAP_MEMBER_EMPTY;
     member->flags &= ~(uint32_t)MAP_MEMBER_ELIGIBLE;
     member->e_r = 0;
+    if (volume->base.volume != 0)
+        member->flags |= MAP_MEMBER_FULL; /* the parent's content went, too */
     if (!in_sync) /* starts with no history (R3); if in_sync still names it, its loss is on record */
         member->instance = map->next_instance++;
     assert(map_in_sync_count(shard) >= 1);
@@ -65,7 +68,7 @@ static void member_registered(struct map *map, struct map_volume *volume, struct
     if (!has_data && node->stop != MAP_STOP_EMPTY)
         return;
     map_shard_lose(map, volume, shard, member);
-    note_stop(map, shard, member, node->stop);
+    note_stop(map, volume, shard, member, node->stop);
     map_touch_shard(map, volume, shard);
     if (shard->primary == 0 && map_shard_electable_all_up(map, shard))
         (void)map_shard_elect(map, volume, shard);

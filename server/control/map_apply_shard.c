@@ -177,6 +177,8 @@ void map_apply_member_attach(struct map *map, const struct map_entry *entry, str
     assert(t.shard->member_count < MAP_MEMBERS_MAX);
     struct map_member *added = &t.shard->members[t.shard->member_count++];
     map_shard_init_member(map, added, node);
+    if (t.volume->base.volume != 0)
+        added->flags |= MAP_MEMBER_FULL; /* nobody knows what of the parent is on that node */
     map_touch_shard(map, t.volume, t.shard);
     map_shard_check(t.volume, t.shard);
     result->value = added->instance;
@@ -209,7 +211,7 @@ void map_apply_member_detach(struct map *map, const struct map_entry *entry, str
         result->rc = -ENOENT;
     else if (t.member->instance != entry->instance)
         result->rc = -ESTALE;
-    else if (!detach_allowed(map, &t))
+    else if (!detach_allowed(map, &t) || map_shard_is_base(map, t.shard, entry->node))
         result->rc = -EBUSY;
     if (result->rc < 0)
         return;

@@ -19,7 +19,7 @@
 #define SHARD_BYTES_UNIT (16ull << 20) /* a region: the unit of dirty marks */
 #define VOLUME_BYTES_MAX ((uint64_t)MAP_SHARDS_MAX * MAP_SHARD_BYTES_DEFAULT)
 
-static bool name_valid(const char name[MAP_NAME_MAX])
+bool map_name_valid(const char name[MAP_NAME_MAX])
 {
     size_t len = strnlen(name, MAP_NAME_MAX);
     assert(len < MAP_NAME_MAX);
@@ -41,7 +41,7 @@ static int create_check(const struct map *map, const struct map_entry *entry, ui
 {
     assert(map != NULL);
     assert(entry != NULL);
-    if (!name_valid(entry->name) || !size_valid(entry->size))
+    if (!map_name_valid(entry->name) || !size_valid(entry->size))
         return -EINVAL;
     if (shard_bytes % SHARD_BYTES_UNIT != 0 || shard_bytes > MAP_SHARD_BYTES_DEFAULT)
         return -EINVAL;
@@ -82,6 +82,7 @@ static bool place_shards(struct map *map, struct map_volume *volume, uint32_t fr
         }
         shard->member_count = placed;
         shard->epoch = shard->active_epoch = 1;
+        shard->sealed = volume->generation - 1; /* nothing older was ever written here */
         shard->primary = map_shard_choose_primary(map, volume, shard);
         map_touch_shard(map, volume, shard);
         map_shard_check(volume, shard);
@@ -111,6 +112,7 @@ void map_apply_volume_create(struct map *map, const struct map_entry *entry, str
     volume->min_replicas = entry->min_replicas;
     volume->home = entry->home;
     volume->generation = 1;
+    volume->snaps_version = map->applying;
     map_volume_insert(map, volume);
     map_volume_set_shard_count(map, volume, (uint32_t)((entry->size + shard_bytes - 1) / shard_bytes));
     map_touch_volume(map, volume);
@@ -119,39 +121,34 @@ void map_apply_volume_create(struct map *map, const struct map_entry *entry, str
     result->value = volume->id;
 }
 
-static bool session_alive(const struct map *map, const struct map_volume *volume)
-{
-    assert(map != NULL);
-    const struct map_node *gateway = map_find_node(map, volume->session.gateway);
-    assert(volume->session.open || volume->session.number < UINT64_MAX);
-    return volume->session.open && gateway && gateway->up &&
-           gateway->incarnation == volume->session.gateway_incarnation;
-}
-
 void map_apply_volume_delete(struct map *map, const struct map_entry *entry, struct map_result *result)
 {
     struct map_volume *volume = map_entry_volume(map, entry);
     assert(entry->kind == MAP_ENTRY_VOLUME_DELETE);
     if (!volume)
         result->rc = -ENOENT;
-    else if (session_alive(map, volume) && !(entry->flags & MAP_FORCE))
+    else if (map_session_alive(map, volume) && !(entry->flags & MAP_FORCE))
         result->rc = -EBUSY;
     if (result->rc < 0)
         return;
     result->value = volume->id;
-    if (map->observer.volume_removed)
-        map->observer.volume_removed(map->observer.arg, volume->id);
     assert(map->change_count == 0);
-    map_volume_remove(map, volume);
+    map_volume_bury(map, volume);
 }
 
 /* A shrink must end at a shard border: what is cut off and grown again later has new shard instances and reads zero. */
-static int shrink_check(const struct map_volume *volume, const struct map_entry *entry)
+static int shrink_check(const struct map *map, const struct map_volume *volume, const struct map_entry *entry)
 {
     assert(volume != NULL);
     assert(entry->size < volume->size);
     if (!(entry->flags & MAP_FORCE) || entry->size % volume->shard_bytes != 0)
         return -EINVAL;
+    if (map_session_alive(map, volume))
+        return -EBUSY;
+    for (uint32_t i = 0; i < volume->snap_count; i++) {
+        if (volume->snaps[i].size > entry->size)
+            return -ENOTEMPTY; /* a snapshot still needs what would be cut off */
+    }
     return 0;
 }
 
@@ -166,7 +163,7 @@ void map_apply_volume_resize(struct map *map, const struct map_entry *entry, str
     if (!size_valid(entry->size))
         result->rc = -EINVAL;
     else if (entry->size < volume->size)
-        result->rc = shrink_check(volume, entry);
+        result->rc = shrink_check(map, volume, entry);
     if (result->rc < 0)
         return;
     uint64_t shards = (entry->size + volume->shard_bytes - 1) / volume->shard_bytes;
@@ -229,7 +226,7 @@ void map_apply_session_open(struct map *map, const struct map_entry *entry, stru
         result->rc = -ESTALE;
     else if (!same && (entry->flags & MAP_SESSION_FAILOVER))
         result->rc = -EPERM; /* somebody else had it meanwhile: fenced, also when that one has left again (I6) */
-    else if (!same && session_alive(map, volume) && !(entry->flags & MAP_SESSION_FORCE))
+    else if (!same && map_session_alive(map, volume) && !(entry->flags & MAP_SESSION_FORCE))
         result->rc = -EBUSY;
     if (result->rc < 0)
         return;

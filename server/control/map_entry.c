@@ -24,6 +24,7 @@
 #define ENTRY_FORMAT 1u
 #define ACTIVE_BYTES 20u
 #define WEIGHT_BYTES 12u
+#define RUN_BYTES 28u
 
 enum field {
     F_NODE = 1u << 0,
@@ -45,6 +46,12 @@ enum field {
     F_NODE_INFO = 1u << 16,
     F_WEIGHTS = 1u << 17,
     F_ACTIVES = 1u << 18,
+    F_SNAPSHOT = 1u << 19,
+    F_TO_NAME = 1u << 20,
+    F_GENERATION = 1u << 21,
+    F_CREATED = 1u << 22,
+    F_VOLUMES = 1u << 23,
+    F_RUNS = 1u << 24,
 };
 
 #define F_NODE_CAS (F_NODE | F_INCARNATION)
@@ -62,6 +69,14 @@ static const uint32_t fields_of[] = {
     [MAP_ENTRY_VOLUME_DELETE] = F_VOLUME_OR_NAME | F_FLAGS,
     [MAP_ENTRY_VOLUME_RESIZE] = F_VOLUME_OR_NAME | F_SIZE | F_FLAGS | F_WEIGHTS,
     [MAP_ENTRY_VOLUME_SET] = F_VOLUME_OR_NAME | F_REPLICAS | F_HOME | F_FLAGS,
+    [MAP_ENTRY_SNAPSHOT_OPEN] = F_SNAPSHOT | F_CREATED | F_VOLUMES,
+    [MAP_ENTRY_SNAPSHOT_SEALED] = F_NODE_CAS | F_RUNS,
+    [MAP_ENTRY_SNAPSHOT_ABORT] = F_VOLUME | F_GENERATION,
+    [MAP_ENTRY_SNAPSHOT_DELETE] = F_VOLUME_OR_NAME | F_SNAPSHOT,
+    [MAP_ENTRY_VOLUME_ROLLBACK] = F_VOLUME_OR_NAME | F_SNAPSHOT,
+    [MAP_ENTRY_VOLUME_CLONE] = F_VOLUME_OR_NAME | F_HOME | F_SNAPSHOT | F_TO_NAME,
+    [MAP_ENTRY_VOLUME_FLATTEN] = F_VOLUME_OR_NAME,
+    [MAP_ENTRY_MEMBER_FULL] = F_NODE_CAS | F_RUNS,
     [MAP_ENTRY_SESSION_OPEN] = F_VOLUME_OR_NAME | F_NODE_CAS | F_ATTACHMENT | F_FLAGS,
     [MAP_ENTRY_SESSION_CLOSE] = F_VOLUME_OR_NAME | F_SESSION | F_FLAGS,
     [MAP_ENTRY_MEMBER_DROP] = F_SHARD_CAS | F_INCARNATION | F_TO_NODE,
@@ -113,6 +128,21 @@ static void put_lists(struct map_writer *w, const struct map_entry *entry, uint3
             map_put_int(w, entry->actives[i].epoch, 8);
         }
     }
+    if (fields & F_VOLUMES) {
+        map_put_int(w, entry->volume_count, 2);
+        for (uint32_t i = 0; i < entry->volume_count; i++)
+            map_put_int(w, entry->volumes[i], 8);
+    }
+    if (fields & F_RUNS) {
+        map_put_int(w, entry->run_count, 4);
+        for (uint32_t i = 0; i < entry->run_count; i++) {
+            map_put_int(w, entry->runs[i].volume, 8);
+            map_put_int(w, entry->runs[i].first, 4);
+            map_put_int(w, entry->runs[i].count, 4);
+            map_put_int(w, entry->runs[i].epoch, 8);
+            map_put_int(w, entry->runs[i].generation, 4);
+        }
+    }
 }
 
 static void put_fields(struct map_writer *w, const struct map_entry *entry, uint32_t fields)
@@ -155,6 +185,14 @@ static void put_fields(struct map_writer *w, const struct map_entry *entry, uint
         map_put_text(w, entry->name, sizeof entry->name);
     if (fields & F_NODE_INFO)
         put_node_info(w, &entry->node_info);
+    if (fields & F_SNAPSHOT)
+        map_put_text(w, entry->snapshot, sizeof entry->snapshot);
+    if (fields & F_TO_NAME)
+        map_put_text(w, entry->to_name, sizeof entry->to_name);
+    if (fields & F_GENERATION)
+        map_put_int(w, entry->generation, 4);
+    if (fields & F_CREATED)
+        map_put_int(w, entry->created_ms, 8);
 }
 
 int map_entry_encode(const struct map_entry *entry, void *buffer, size_t capacity)
@@ -164,9 +202,10 @@ int map_entry_encode(const struct map_entry *entry, void *buffer, size_t capacit
                            .capacity = capacity < MAP_ENTRY_BYTES_MAX ? capacity : MAP_ENTRY_BYTES_MAX};
     assert(entry->weight_count == 0 || entry->weights != NULL);
     assert(entry->active_count == 0 || entry->actives != NULL);
-    if (fields == 0 || entry->weight_count > MAP_NODES_MAX)
+    assert(entry->run_count == 0 || entry->runs != NULL);
+    if (fields == 0 || entry->weight_count > MAP_NODES_MAX || entry->volume_count > MAP_GROUP_MAX)
         return -EINVAL;
-    if (entry->active_count > MAP_ENTRY_BYTES_MAX / ACTIVE_BYTES)
+    if (entry->active_count > MAP_ENTRY_BYTES_MAX / ACTIVE_BYTES || entry->run_count > MAP_ENTRY_BYTES_MAX / RUN_BYTES)
         return -EMSGSIZE;
     map_put_int(&w, ENTRY_FORMAT, 1);
     map_put_int(&w, (uint64_t)entry->kind, 1);
@@ -236,6 +275,47 @@ static void get_actives(struct map_reader *r, struct map_entry *entry)
     entry->active_count = count;
 }
 
+static void get_volumes(struct map_reader *r, struct map_entry *entry)
+{
+    assert(entry != NULL);
+    uint32_t count = (uint32_t)map_get_int(r, 2);
+    if (count > MAP_GROUP_MAX || (size_t)count * 8 > map_reader_left(r))
+        r->bad = true;
+    if (r->bad || count == 0)
+        return;
+    uint64_t *volumes = calloc(count, sizeof *volumes);
+    if (!volumes)
+        abort();
+    for (uint32_t i = 0; i < count; i++)
+        volumes[i] = map_get_int(r, 8);
+    assert(!r->bad);
+    entry->volumes = volumes;
+    entry->volume_count = count;
+}
+
+static void get_runs(struct map_reader *r, struct map_entry *entry)
+{
+    assert(entry != NULL);
+    uint32_t count = (uint32_t)map_get_int(r, 4);
+    if ((size_t)count * RUN_BYTES > map_reader_left(r))
+        r->bad = true;
+    if (r->bad || count == 0)
+        return;
+    struct map_run *runs = calloc(count, sizeof *runs);
+    if (!runs)
+        abort();
+    for (uint32_t i = 0; i < count; i++) {
+        runs[i].volume = map_get_int(r, 8);
+        runs[i].first = (uint32_t)map_get_int(r, 4);
+        runs[i].count = (uint32_t)map_get_int(r, 4);
+        runs[i].epoch = map_get_int(r, 8);
+        runs[i].generation = (uint32_t)map_get_int(r, 4);
+    }
+    assert(!r->bad);
+    entry->runs = runs;
+    entry->run_count = count;
+}
+
 static void get_fields(struct map_reader *r, struct map_entry *entry, uint32_t fields)
 {
     assert(r != NULL);
@@ -276,10 +356,22 @@ static void get_fields(struct map_reader *r, struct map_entry *entry, uint32_t f
         map_get_text(r, entry->name, sizeof entry->name);
     if (fields & F_NODE_INFO)
         get_node_info(r, &entry->node_info);
+    if (fields & F_SNAPSHOT)
+        map_get_text(r, entry->snapshot, sizeof entry->snapshot);
+    if (fields & F_TO_NAME)
+        map_get_text(r, entry->to_name, sizeof entry->to_name);
+    if (fields & F_GENERATION)
+        entry->generation = (uint32_t)map_get_int(r, 4);
+    if (fields & F_CREATED)
+        entry->created_ms = map_get_int(r, 8);
     if (fields & F_WEIGHTS)
         get_weights(r, entry);
     if (fields & F_ACTIVES)
         get_actives(r, entry);
+    if (fields & F_VOLUMES)
+        get_volumes(r, entry);
+    if (fields & F_RUNS)
+        get_runs(r, entry);
 }
 
 int map_entry_decode(const void *bytes, size_t len, struct map_entry *ret_entry)
@@ -310,9 +402,13 @@ void map_entry_free(struct map_entry *entry)
         return;
     free((void *)(uintptr_t)entry->weights);
     free((void *)(uintptr_t)entry->actives);
+    free((void *)(uintptr_t)entry->volumes);
+    free((void *)(uintptr_t)entry->runs);
     entry->weights = NULL;
     entry->actives = NULL;
-    entry->weight_count = entry->active_count = 0;
+    entry->volumes = NULL;
+    entry->runs = NULL;
+    entry->weight_count = entry->active_count = entry->volume_count = entry->run_count = 0;
 }
 
 int map_entry_request(const void *bytes, size_t len, uint8_t ret_request[16])

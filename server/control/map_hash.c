@@ -71,7 +71,29 @@ static uint64_t hash_node(const struct map_node *n)
     return mix_bytes(h, n->rack, strlen(n->rack) + 1);
 }
 
-static uint64_t hash_volume_head(const struct map_volume *v)
+/* A thousand of them are hashed only when one changed. */
+static uint64_t hash_snaps(struct map_volume *v)
+{
+    struct map_volume_box *box = map_volume_box(v);
+    assert(box->snaps_hashed <= v->snaps_version);
+    if (box->snaps_hashed == v->snaps_version && box->snaps_hash != 0)
+        return box->snaps_hash;
+    uint64_t h = mix(0x44, v->snap_count);
+    for (uint32_t i = 0; i < v->snap_count; i++) {
+        const struct map_snap *snap = &v->snaps[i];
+        h = mix(mix(h, (uint64_t)snap->generation << 32 | snap->holders), (uint64_t)snap->state << 56 ^ snap->size);
+        h = mix_bytes(mix(mix(h, snap->created_ms), snap->group), snap->name, strlen(snap->name) + 1);
+    }
+    h = mix(mix(h, v->base.volume), (uint64_t)v->base.generation << 32 | v->unsealed);
+    h = mix(h, (uint64_t)v->rollback.from << 32 | v->rollback.to);
+    for (uint32_t i = 0; i < v->shard_count && v->unsealed > 0; i++)
+        h = mix(h, v->shards[i].sealed);
+    box->snaps_hashed = v->snaps_version;
+    box->snaps_hash = h ? h : 1;
+    return box->snaps_hash;
+}
+
+static uint64_t hash_volume_head(struct map_volume *v)
 {
     assert(v != NULL);
     uint64_t h = mix(0x7e, v->id);
@@ -80,7 +102,8 @@ static uint64_t hash_volume_head(const struct map_volume *v)
     h = mix(h, v->shard_bytes);
     h = mix(h, (uint64_t)v->shard_count << 32 | v->home);
     h = mix(h, (uint64_t)v->replicas << 32 | v->min_replicas);
-    h = mix(h, (uint64_t)v->generation << 8 | v->deleting);
+    h = mix(h, (uint64_t)v->generation << 8 | (uint64_t)v->flattening << 1 | v->deleting);
+    h = mix(h, hash_snaps(v));
     h = mix(h, v->session.number);
     h = mix_bytes(h, v->session.attachment, sizeof v->session.attachment);
     h = mix(h, (uint64_t)v->session.gateway << 8 | (uint64_t)v->session.continued << 2 |

@@ -72,13 +72,12 @@ struct map_volume *map_entry_volume(const struct map *map, const struct map_entr
 {
     assert(map != NULL);
     assert(entry != NULL);
-    if (entry->volume != 0)
-        return map_find_volume(map, entry->volume);
-    for (uint32_t i = 0; i < map->volume_count; i++) {
+    struct map_volume *found = entry->volume != 0 ? map_find_volume(map, entry->volume) : NULL;
+    for (uint32_t i = 0; entry->volume == 0 && !found && i < map->volume_count; i++) {
         if (strcmp(map->volumes[i]->name, entry->name) == 0)
-            return map->volumes[i];
+            found = map->volumes[i];
     }
-    return NULL;
+    return found && !found->deleting ? found : NULL;
 }
 
 struct map_shard *map_find_shard(const struct map *map, uint64_t volume, uint32_t shard, struct map_volume **ret_volume)
@@ -120,10 +119,19 @@ const struct map_volume *map_volume_by_name(const struct map *map, const char *n
 {
     assert(map != NULL);
     for (uint32_t i = 0; i < map->volume_count; i++) {
-        if (strncmp(map->volumes[i]->name, name, MAP_NAME_MAX) == 0)
+        if (strncmp(map->volumes[i]->name, name, MAP_NAME_MAX) == 0 && !map->volumes[i]->deleting)
             return map->volumes[i];
     }
     return NULL;
+}
+
+bool map_session_alive(const struct map *map, const struct map_volume *volume)
+{
+    assert(map != NULL);
+    const struct map_node *gateway = map_find_node(map, volume->session.gateway);
+    assert(volume->session.open || volume->session.number < UINT64_MAX);
+    return volume->session.open && gateway && gateway->up &&
+           gateway->incarnation == volume->session.gateway_incarnation;
 }
 
 const struct map_shard *map_shard_at(const struct map *map, uint64_t volume, uint32_t shard)

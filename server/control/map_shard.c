@@ -77,7 +77,9 @@ void map_shard_remove_in_sync(struct map *map, struct map_volume *volume, struct
     assert(member->flags & MAP_MEMBER_IN_SYNC);
     assert(map_in_sync_count(shard) > 1);
     member->flags &= ~(uint32_t)MAP_MEMBER_IN_SYNC;
-    member->e_r = member->flags & MAP_MEMBER_EMPTY ? 0 : shard->epoch; /* R15: set by the removing entry */
+    /* R15: set by the removing entry. A rollback is on every member only once its epoch is active. */
+    bool rolling = volume->rollback.to > shard->sealed && shard->active_epoch < shard->epoch;
+    member->e_r = member->flags & MAP_MEMBER_EMPTY ? 0 : rolling ? shard->active_epoch : shard->epoch;
     shard->epoch++;
     if (shard->primary == member->node)
         shard->primary = map_shard_choose_primary(map, volume, shard);
@@ -151,7 +153,8 @@ bool map_shard_elect(struct map *map, struct map_volume *volume, struct map_shar
         if (m->flags & MAP_MEMBER_EMPTY)
             m->e_r = 0;
         else if (m->flags & MAP_MEMBER_ELIGIBLE)
-            m->e_r = MUTANT(e_r_too_new) ? shard->epoch : shard->active_epoch; /* else what it was before it was resynced */
+            m->e_r =
+                MUTANT(e_r_too_new) ? shard->epoch : shard->active_epoch; /* else what it was before it was resynced */
     }
     if ((best->flags & MAP_MEMBER_REBOOTED) && !MUTANT(no_loss_number))
         shard->loss_number++; /* R13 */

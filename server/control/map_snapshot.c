@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* map_snapshot: the whole map as bytes, and back (docs/internals/map.md).
  *
- *   "ASHM" | u8 format 1 | 3 zero bytes | varints: version, cluster id, feature level, next volume, instance, incarnation
+ *   "ASHM" | u32 format 2 | varints: version, cluster id, feature level, next volume, instance, incarnation
  *   | node count, nodes | volume count, volumes with their shards | request count, requests, oldest first | u32 CRC32C of all before
  *
  * - map_restore checks the CRC, builds a new map beside the old one, checks it, and only then exchanges the two
@@ -19,9 +19,11 @@
 #include "server/control/map_codec.h"
 #include "server/control/map_state.h"
 
-#define SNAPSHOT_FORMAT 1u
+#define SNAPSHOT_FORMAT 2u
+#define SNAPSHOT_FORMAT_MIN 1u /* before snapshots of volumes */
 #define MEMBER_BYTES_MIN 6u
 #define SHARD_BYTES_MIN (6u + MEMBER_BYTES_MIN)
+#define SNAP_BYTES_MIN 6u
 
 static const uint8_t snapshot_magic[4] = {'A', 'S', 'H', 'M'};
 
@@ -62,7 +64,30 @@ static void put_shard(struct map_writer *w, const struct map_shard *s)
     map_put_varint(w, s->epoch);
     map_put_varint(w, s->active_epoch);
     map_put_varint(w, s->loss_number);
+    map_put_varint(w, s->sealed);
     map_put_varint(w, s->changed_version);
+}
+
+/* Holders are counted anew from the clones. */
+static void put_snaps(struct map_writer *w, const struct map_volume *v)
+{
+    assert(v->snap_count <= MAP_SNAPSHOTS_MAX);
+    map_put_varint(w, v->base.volume);
+    map_put_varint(w, v->base.generation);
+    map_put_varint(w, v->rollback.from);
+    map_put_varint(w, v->rollback.to);
+    map_put_varint(w, v->snaps_version);
+    map_put_varint(w, v->unsealed);
+    map_put_varint(w, v->snap_count);
+    for (uint32_t i = 0; i < v->snap_count; i++) {
+        const struct map_snap *snap = &v->snaps[i];
+        map_put_varint(w, snap->generation);
+        map_put_int(w, snap->state, 1);
+        map_put_varint(w, snap->size);
+        map_put_varint(w, snap->created_ms);
+        map_put_varint(w, snap->group);
+        map_put_text(w, snap->name, sizeof snap->name);
+    }
 }
 
 static uint64_t session_bits(const struct map_session *s)
@@ -84,7 +109,8 @@ static void put_volume(struct map_writer *w, const struct map_volume *v)
     map_put_varint(w, v->min_replicas);
     map_put_varint(w, v->home);
     map_put_varint(w, v->generation);
-    map_put_int(w, v->deleting, 1);
+    map_put_int(w, (uint64_t)v->deleting | (uint64_t)v->flattening << 1, 1);
+    put_snaps(w, v);
     map_put_varint(w, v->session.number);
     map_put(w, v->session.attachment, sizeof v->session.attachment);
     map_put_varint(w, v->session.gateway);
@@ -180,7 +206,7 @@ static bool shard_sound(const struct map *map, const struct map_shard *s)
     uint32_t in_sync = 0;
     for (uint32_t i = 0; i < s->member_count; i++) {
         const struct map_member *m = &s->members[i];
-        if (!map_find_node(map, m->node) || m->flags >= MAP_MEMBER_EMPTY << 1 || m->instance >= map->next_instance)
+        if (!map_find_node(map, m->node) || m->flags >= MAP_MEMBER_FULL << 1 || m->instance >= map->next_instance)
             return false;
         if (map_member_of(s, m->node) != m)
             return false;
@@ -196,7 +222,7 @@ static bool shard_sound(const struct map *map, const struct map_shard *s)
            s->changed_version <= map->version;
 }
 
-static void get_shard(struct map_reader *r, const struct map *map, struct map_shard *s)
+static void get_shard(struct map_reader *r, const struct map *map, uint64_t format, struct map_shard *s)
 {
     assert(map != NULL);
     assert(s != NULL);
@@ -218,8 +244,71 @@ static void get_shard(struct map_reader *r, const struct map *map, struct map_sh
     s->epoch = map_get_varint(r);
     s->active_epoch = map_get_varint(r);
     s->loss_number = map_get_varint(r);
+    s->sealed = format > 1 ? map_get_varint32(r) : 0;
     s->changed_version = map_get_varint(r);
     if (!r->bad && !shard_sound(map, s))
+        r->bad = true;
+}
+
+static bool snap_sound(const struct map *map, const struct map_volume *v, const struct map_snap *snap)
+{
+    assert(snap != NULL);
+    bool last = snap == &v->snaps[v->snap_count - 1];
+    if (snap->generation == 0 || snap->generation >= v->generation || (!last && snap[1].generation <= snap->generation))
+        return false;
+    if (snap->state < MAP_SNAP_OPENING || snap->state > MAP_SNAP_HELD || (snap->state == MAP_SNAP_OPENING && !last))
+        return false;
+    if ((snap->name[0] == '\0') != (snap->state == MAP_SNAP_HELD) || snap->size == 0 || snap->size > v->size)
+        return false;
+    return snap->group <= map->version;
+}
+
+/* Parents have lower ids than their clones: they are there already. */
+static bool base_sound(const struct map *map, const struct map_volume *v)
+{
+    assert(v != NULL);
+    if (v->base.volume == 0)
+        return v->base.generation == 0 && !v->flattening;
+    struct map_volume *parent = v->base.volume < v->id ? map_find_volume(map, v->base.volume) : NULL;
+    struct map_snap *snap = parent ? map_snap_find(parent, v->base.generation) : NULL;
+    if (!snap || parent->shard_bytes != v->shard_bytes)
+        return false;
+    uint32_t depth = 1;
+    for (; parent && parent->base.volume != 0; parent = map_find_volume(map, parent->base.volume))
+        depth++;
+    snap->holders++;
+    return depth <= MAP_BASE_DEPTH_MAX;
+}
+
+static void get_snaps(struct map_reader *r, const struct map *map, struct map_volume *v)
+{
+    v->base.volume = map_get_varint(r);
+    v->base.generation = map_get_varint32(r);
+    v->rollback.from = map_get_varint32(r);
+    v->rollback.to = map_get_varint32(r);
+    v->snaps_version = map_get_varint(r);
+    v->unsealed = map_get_varint32(r);
+    uint32_t count = map_get_varint32(r), last = 0;
+    if (count > MAP_SNAPSHOTS_MAX || (size_t)count * SNAP_BYTES_MIN > map_reader_left(r) ||
+        v->snaps_version > map->version || v->rollback.to > v->generation || v->rollback.from > v->rollback.to)
+        r->bad = true;
+    for (uint32_t i = 0; i < count && !r->bad; i++) {
+        uint32_t generation = map_get_varint32(r);
+        if (generation <= last) {
+            r->bad = true;
+            return;
+        }
+        last = generation;
+        struct map_snap *snap = map_snap_add(v, generation);
+        snap->state = (uint8_t)map_get_int(r, 1);
+        snap->size = map_get_varint(r);
+        snap->created_ms = map_get_varint(r);
+        snap->group = map_get_varint(r);
+        map_get_text(r, snap->name, sizeof snap->name);
+    }
+    for (uint32_t i = 0; i < v->snap_count && !r->bad; i++)
+        r->bad = !snap_sound(map, v, &v->snaps[i]);
+    if (v->unsealed > 0 && !map_snap_opening(v))
         r->bad = true;
 }
 
@@ -235,11 +324,13 @@ static bool volume_sound(const struct map *map, const struct map_volume *v)
         return false;
     if (map->volume_count > 0 && map->volumes[map->volume_count - 1]->id >= v->id)
         return false;
-    return v->name[0] != '\0' && !map_volume_by_name(map, v->name) && v->changed_version <= map->version &&
-           v->session.number < UINT64_MAX / 2;
+    if ((v->name[0] == '\0') != v->deleting || (!v->deleting && map_volume_by_name(map, v->name)))
+        return false;
+    return v->changed_version <= map->version && v->session.number < UINT64_MAX / 2 && v->generation > 0 &&
+           (!v->deleting || v->snap_count > 0);
 }
 
-static void get_volume(struct map_reader *r, struct map *map)
+static void get_volume(struct map_reader *r, struct map *map, uint64_t format)
 {
     assert(map != NULL);
     struct map_volume *v = map_volume_new();
@@ -253,8 +344,11 @@ static void get_volume(struct map_reader *r, struct map *map)
     v->min_replicas = map_get_varint32(r);
     v->home = map_get_varint32(r);
     v->generation = map_get_varint32(r);
-    (void)get_bool_bits(r, 1, &deleting);
-    v->deleting = deleting;
+    (void)get_bool_bits(r, format > 1 ? 2 : 1, &deleting);
+    v->deleting = deleting & 1;
+    v->flattening = deleting & 2;
+    if (format > 1)
+        get_snaps(r, map, v);
     v->session.number = map_get_varint(r);
     map_get(r, v->session.attachment, sizeof v->session.attachment);
     v->session.gateway = map_get_varint32(r);
@@ -266,7 +360,10 @@ static void get_volume(struct map_reader *r, struct map *map)
     v->changed_version = map_get_varint(r);
     bool room = shards > 0 && shards <= MAP_SHARDS_MAX - map->shard_total &&
                 (uint64_t)shards * SHARD_BYTES_MIN <= map_reader_left(r); /* no more memory than the bytes justify */
-    if (r->bad || !room || !volume_sound(map, v) || shards != (v->size + v->shard_bytes - 1) / v->shard_bytes) {
+    if (v->unsealed > shards)
+        r->bad = true;
+    if (r->bad || !room || !volume_sound(map, v) || shards != (v->size + v->shard_bytes - 1) / v->shard_bytes ||
+        !base_sound(map, v)) {
         r->bad = true;
         map_volume_free(v);
         return;
@@ -275,7 +372,7 @@ static void get_volume(struct map_reader *r, struct map *map)
     map_volume_set_shard_count(map, v, shards);
     map_volume_box(v)->shards_changed = map->version;
     for (uint32_t i = 0; i < shards && !r->bad; i++)
-        get_shard(r, map, &v->shards[i]);
+        get_shard(r, map, format, &v->shards[i]);
 }
 
 static void get_requests(struct map_reader *r, struct map *map)
@@ -300,7 +397,7 @@ static void get_requests(struct map_reader *r, struct map *map)
     assert(map->request_count <= MAP_REQUESTS_MAX);
 }
 
-static void get_map(struct map_reader *r, struct map *map)
+static void get_map(struct map_reader *r, struct map *map, uint64_t format)
 {
     assert(map != NULL);
     map->version = map_get_varint(r);
@@ -321,7 +418,7 @@ static void get_map(struct map_reader *r, struct map *map)
     if (volumes > MAP_VOLUMES_MAX)
         r->bad = true;
     for (uint32_t i = 0; i < volumes && !r->bad; i++)
-        get_volume(r, map);
+        get_volume(r, map, format);
     if (!r->bad)
         get_requests(r, map);
 }
@@ -339,11 +436,11 @@ int map_restore(struct map *map, const void *bytes, size_t len)
     struct map_reader tail = {.bytes = bytes, .len = len, .pos = len - 4};
     if (map_get_int(&tail, 4) != crc32c(bytes, len - 4))
         return -EBADMSG;
-    if (format != SNAPSHOT_FORMAT)
+    if (format < SNAPSHOT_FORMAT_MIN || format > SNAPSHOT_FORMAT)
         return -EPROTONOSUPPORT;
     r.len = len - 4;
     struct map *fresh = map_create();
-    get_map(&r, fresh);
+    get_map(&r, fresh, format);
     int rc = r.bad || r.pos != r.len ? -EBADMSG : 0;
     if (rc == 0 && fresh->feature_level > MAP_FEATURE_LEVEL)
         rc = -EPROTONOSUPPORT;

@@ -28,10 +28,12 @@ struct map_change {
 /* A volume and what its map keeps besides: the public part first. hashes: see map_hash.c. */
 struct map_volume_box {
     struct map_volume volume;
-    uint64_t shards_changed; /* map version of the last change of one of its shards */
-    uint64_t hashed_version; /* shards changed after it are hashed anew */
-    uint64_t hash_sum;       /* of hashes[] */
-    uint64_t *hashes;        /* one a shard */
+    uint64_t shards_changed;           /* map version of the last change of one of its shards */
+    uint64_t hashed_version;           /* shards changed after it are hashed anew */
+    uint64_t hash_sum;                 /* of hashes[] */
+    uint64_t *hashes;                  /* one a shard */
+    uint32_t snap_capacity;            /* of volume.snaps */
+    uint64_t snaps_hashed, snaps_hash; /* of volume.snaps, as of that snaps_version */
 };
 
 struct map {
@@ -49,7 +51,8 @@ struct map {
     struct map_observer observer;
     struct map_change *changes; /* of the entry being applied */
     uint32_t change_count, change_capacity;
-    struct map_volume *volume_touched;
+    struct map_volume **touched; /* volumes, of the entry being applied */
+    uint32_t touched_count, touched_capacity;
     struct map_node *node_touched;
     uint64_t applying; /* version of the entry being applied, 0 outside */
 };
@@ -60,6 +63,7 @@ void *map_realloc(void *memory, size_t bytes); /* never NULL */
 /* ---- map.c ---- */
 void map_touch_shard(struct map *map, struct map_volume *volume, struct map_shard *shard);
 void map_touch_volume(struct map *map, struct map_volume *volume);
+void map_touch_forget(struct map *map, const struct map_volume *volume); /* it goes: nobody hears of it again */
 void map_touch_node(struct map *map, struct map_node *node);
 void map_requests_clear(struct map *map);
 /* Remembers a result, forgetting the oldest when full. */
@@ -86,6 +90,15 @@ static inline struct map_volume_box *map_volume_box(struct map_volume *volume)
     return (struct map_volume_box *)(void *)volume;
 }
 
+/* ---- map_snap.c: snapshots as objects ---- */
+struct map_snap *map_snap_find(struct map_volume *volume, uint32_t generation); /* NULL: none */
+struct map_snap *map_snap_add(struct map_volume *volume, uint32_t generation);  /* above all others */
+void map_snap_remove(struct map_volume *volume, struct map_snap *snap);
+void map_snap_release(struct map *map, uint64_t volume, uint32_t generation); /* a clone less; may remove volumes */
+void map_touch_snaps(struct map *map, struct map_volume *volume);
+void map_volume_bury(struct map *map, struct map_volume *volume); /* deleted: gone, or hidden while clones read it */
+bool map_name_valid(const char name[MAP_NAME_MAX]);
+
 /* ---- map_shard.c: rules of one shard ---- */
 /* The member's node is gone, restarted or failed: out of in_sync if another live one carries on (R1, I3). */
 void map_shard_lose(struct map *map, struct map_volume *volume, struct map_shard *shard, struct map_member *member);
@@ -106,6 +119,8 @@ map_apply_fn map_apply_cluster_init, map_apply_node_register, map_apply_node_dow
     map_apply_node_remove, map_apply_store_failed;
 map_apply_fn map_apply_volume_create, map_apply_volume_delete, map_apply_volume_resize, map_apply_volume_set,
     map_apply_session_open, map_apply_session_close;
+map_apply_fn map_apply_snapshot_open, map_apply_snapshot_sealed, map_apply_snapshot_abort, map_apply_snapshot_delete,
+    map_apply_volume_rollback, map_apply_volume_clone, map_apply_volume_flatten, map_apply_member_full;
 map_apply_fn map_apply_member_drop, map_apply_member_add, map_apply_epoch_active, map_apply_primary_move,
     map_apply_member_attach, map_apply_member_detach, map_apply_elect, map_apply_force_promote;
 

@@ -52,6 +52,7 @@ void map_volume_free(struct map_volume *volume)
     if (!volume)
         return;
     free(map_volume_box(volume)->hashes);
+    free(volume->snaps);
     free(volume->shards);
     free(map_volume_box(volume));
 }
@@ -70,6 +71,7 @@ void map_volume_insert(struct map *map, struct map_volume *volume)
 void map_volume_remove(struct map *map, struct map_volume *volume)
 {
     uint32_t i = 0;
+    map_touch_forget(map, volume);
     while (i < map->volume_count && map->volumes[i] != volume)
         i++;
     assert(i < map->volume_count);

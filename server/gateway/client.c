@@ -49,6 +49,7 @@ void gateway_client_assert(const struct gateway_client *client)
     assert(client->gateway != NULL);
     assert((client->state == CLIENT_ATTACHED) == (client->session != 0));
     assert((client->volume != NULL) == (client->session != 0));
+    assert((client->generation != 0) == (client->session >= GATEWAY_SNAPSHOT_SESSION));
     assert(client->request_count > 0 || list_empty(&client->requests));
     assert(client->inflight_bytes <= client->gateway->client_bytes);
     assert(client->request_count > 0 || client->inflight_bytes == 0);
@@ -154,7 +155,10 @@ static void attached_reply(struct gateway_client *client, const struct map_volum
     answer.bytes = client_attached_begin(answer.out, v->shard_bytes, volume->losses, volume->loss_count);
     map_each_node(client->gateway->cfg.map, add_address, &answer);
     assert(answer.bytes <= CLIENT_ATTACHED_BYTES_MAX);
-    struct wire_header reply = {.length = v->size, .body_len = (uint32_t)answer.bytes, .aux = volume->loss_rest};
+    struct wire_header reply = {.length = client->generation ? client->snapshot_size : v->size,
+                                .generation = client->generation,
+                                .body_len = (uint32_t)answer.bytes,
+                                .aux = volume->loss_rest};
     gateway_client_reply(client, &client->attach_header, &reply, answer.out, /* payload= */ NULL, 0);
     free(answer.out);
 }
@@ -205,6 +209,34 @@ static void attach_done(struct bridge_attach *attach, int rc)
     gateway_client_maybe_free(client);
 }
 
+/* A snapshot has no session: nobody changes it, any number of clients may read it, and nobody is fenced by them. */
+static int attach_snapshot(struct gateway_client *client)
+{
+    struct gateway *gw = client->gateway;
+    const struct map_volume *v = map_volume_by_name(gw->cfg.map, client->attach.volume_name);
+    const struct map_snap *snap = v ? map_snap_by_name(v, client->attach_snapshot) : NULL;
+    assert(client->state == CLIENT_READY);
+    if (!snap)
+        return -ENOENT;
+    if (snap->state != MAP_SNAP_COMPLETE)
+        return -EAGAIN;
+    if (!(client->attach.flags & MAP_SESSION_READ_ONLY))
+        return -EROFS;
+    client->volume = gateway_volume_get(gw, v->id);
+    if (!client->volume)
+        return -EAGAIN;
+    client->session = GATEWAY_SNAPSHOT_SESSION + gw->snapshot_sessions++;
+    client->generation = snap->generation;
+    client->snapshot_size = snap->size;
+    client->read_only = true;
+    client->state = CLIENT_ATTACHED;
+    gateway_client_assert(client);
+    log_info("attached volume=%s snapshot=%s generation=%u peer=%s", v->name, snap->name, snap->generation,
+             link_peer_name(client->conn));
+    attached_reply(client, v);
+    return 0;
+}
+
 static void attach_begin(struct gateway_client *client, struct msg *msg)
 {
     struct gateway *gw = client->gateway;
@@ -226,6 +258,14 @@ static void attach_begin(struct gateway_client *client, struct msg *msg)
     if (msg->header.flags & WIRE_F_FAILOVER)
         client->attach.flags |= MAP_SESSION_FAILOVER;
     client->attach_header = msg->header;
+    _Static_assert(sizeof(body.snapshot) == sizeof(client->attach_snapshot), "one length of names");
+    memcpy(client->attach_snapshot, body.snapshot, sizeof(body.snapshot));
+    if (body.snapshot[0] != '\0') {
+        int rc = attach_snapshot(client);
+        if (rc != 0)
+            reply_status(client, &client->attach_header, rc);
+        return;
+    }
     client->state = CLIENT_ATTACHING;
     gw->cfg.control->ops->attach(gw->cfg.control, &client->attach);
 }
@@ -239,7 +279,7 @@ static void detach(struct gateway_client *client, const struct msg *msg)
     }
     gateway_client_assert(client);
     assert(msg->header.opcode == WIRE_DETACH);
-    if (!client->detached && !client->fenced && !client->volume->removed)
+    if (!client->detached && !client->fenced && !client->volume->removed && client->generation == 0)
         gw->cfg.control->ops->detach(gw->cfg.control, client->volume->id, client->session);
     client->detached = true;
     reply_status(client, &msg->header, 0);
@@ -341,7 +381,7 @@ static void client_closed(struct link *link, void *owner, int reason)
     assert(client->conn == link);
     log_debug("client link ended session=%llu reason=%d", (unsigned long long)client->session, reason);
     client->conn = NULL;
-    if (client->state == CLIENT_ATTACHED && !client->detached && !client->fenced)
+    if (client->state == CLIENT_ATTACHED && !client->detached && !client->fenced && client->generation == 0)
         gateway_volume_grace(client->volume, client->session);
     gateway_client_forget_requests(client);
 }

@@ -58,6 +58,8 @@ void gateway_forward(struct gateway_request *request, uint32_t node)
     struct gateway *gw = request->gateway;
     const struct msg *msg = request->msg;
     const struct map_shard *shard = map_shard_at(gw->cfg.map, request->volume_id, request->shard);
+    const struct map_volume *v = map_volume_by_id(gw->cfg.map, request->volume_id);
+    bool writes = msg->header.opcode == WIRE_WRITE || msg->header.opcode == WIRE_ZERO;
     assert(request->state == REQUEST_NEW);
     assert(node != gw->cfg.node);
     struct wire_header header = {
@@ -68,12 +70,15 @@ void gateway_forward(struct gateway_request *request, uint32_t node)
         .shard = request->shard,
         .session = request->session,
         .epoch = shard ? shard->epoch : 0,
+        .generation = writes && v ? v->generation : request->generation, /* R20: one gateway stamps, and only upwards */
+        .aux = msg->header.opcode == WIRE_EXTENTS ? msg->header.aux : 0,
         .offset = request->shard_offset,
         .length = msg->header.length,
         .body_len = msg->header.body_len,
         .payload_len = msg->header.payload_len,
     };
     request->peer = (struct peer_request){.cb = forward_done, .owner = request};
+    request->stamp = writes ? header.generation : 0;
     request->state = REQUEST_REMOTE;
     gateway_request_assert(request);
     peers_request(gw->cfg.peers, node, &header, msg->body, msg->payload, 0, &request->peer);
@@ -178,6 +183,7 @@ static int peer_submit(struct gateway_request *request)
         .volume = header->volume,
         .shard = header->shard,
         .session = header->session,
+        .generation = header->generation,
         .epoch = header->epoch,
         .offset = header->offset,
         .length = (uint32_t)header->length,

@@ -134,12 +134,32 @@ static void fence_clients(struct gateway *gw, const struct map_volume *volume)
     }
 }
 
+/* R20: from here on this gateway stamps the new generation. Primaries elsewhere need not wait until a write tells them. */
+static void tell_primaries(struct gateway *gw, struct gateway_volume *known, const struct map_volume *volume)
+{
+    assert(known->id == volume->id);
+    if (volume->session.gateway != gw->cfg.node || !volume->session.open || !map_snap_opening(volume) ||
+        known->seal_told == volume->generation || !gateway_volume_scan(known))
+        return;
+    known->seal_told = volume->generation;
+    for (uint32_t i = 0; i < known->primary_count; i++) {
+        struct wire_header header = {.opcode = WIRE_SEAL, .volume = volume->id, .generation = volume->generation};
+        if (known->primaries[i] != gw->cfg.node)
+            peers_notify(gw->cfg.peers, known->primaries[i], &header);
+    }
+}
+
 void gateway_volume_changed(struct gateway *gateway, const struct map_volume *volume)
 {
     struct gateway_volume *known = gateway_volume_find(gateway, volume->id);
     assert(volume->id != 0);
     if (!known || gateway->closing)
         return;
+    if (volume->deleting) { /* kept for its clones only */
+        gateway_volume_removed(gateway, volume->id);
+        return;
+    }
+    tell_primaries(gateway, known, volume);
     known->change_count++;
     if (known->grace_session != 0 && known->grace_session < volume->session.number)
         gateway_volume_grace_end(known);

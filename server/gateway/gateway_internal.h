@@ -24,6 +24,7 @@
 #define GATEWAY_EIO_TRIES_MAX 20u /* a failing primary resigns meanwhile; then the client is told */
 #define GATEWAY_REQUESTS_MAX 65536u
 #define GATEWAY_EXTENTS_MAX CLIENT_EXTENTS_MAX
+#define GATEWAY_SNAPSHOT_SESSION (1ull << 63) /* above every session of a volume: never fenced */
 
 enum gateway_request_state {
     REQUEST_NEW,
@@ -48,7 +49,9 @@ struct gateway_request {
     struct msg *msg; /* the request's frame, held with its payload until the answer */
     struct gateway_volume *volume;
     uint64_t volume_id;
-    uint64_t session;
+    uint64_t session;    /* 0: of a snapshot, which has none */
+    uint32_t generation; /* of the snapshot; 0: the volume's head */
+    uint32_t stamp;      /* REMOTE write: as it was sent (R20) */
     uint32_t shard;
     uint64_t shard_offset;
     uint64_t wait_version; /* parked: not before the map has this version */
@@ -79,7 +82,9 @@ struct gateway_client {
     bool dropped;  /* closed from here */
     bool detached; /* said good-bye: no grace */
     struct gateway_volume *volume;
-    uint64_t session;
+    uint64_t session;       /* of a snapshot: a number that only this link knows */
+    uint32_t generation;    /* snapshot that it reads; 0: the volume */
+    uint64_t snapshot_size; /* bytes */
     struct list_node requests;
     uint32_t request_count;
     uint64_t inflight_bytes;
@@ -87,6 +92,7 @@ struct gateway_client {
     uint64_t drained_ns;  /* last time its send queue was empty */
     struct bridge_attach attach;
     struct wire_header attach_header;
+    char attach_snapshot[MAP_NAME_MAX]; /* empty: the volume itself */
 };
 
 struct gateway_flush_part { /* one primary's share of a volume's flush */
@@ -125,6 +131,7 @@ struct gateway_volume {
     /* A client that left without DETACH may come back until this fires. */
     struct env_timer grace_timer;
     uint64_t grace_session;
+    uint32_t seal_told; /* generation that the primaries were told of (R20) */
     struct bridge_volume_stats stats;
 };
 
@@ -139,6 +146,7 @@ struct gateway {
     struct list_node parked, starved;
     uint32_t parked_count;
     uint32_t flushes_running;
+    uint64_t snapshot_sessions;              /* numbers of attached snapshots, from GATEWAY_SNAPSHOT_SESSION on */
     uint64_t client_bytes, client_bytes_max; /* payloads of all clients: half of the pool */
     struct buf_waiter pool_waiter;
     struct env_task wake_task;

@@ -28,7 +28,7 @@ void gateway_request_assert(const struct gateway_request *request)
         request->state == REQUEST_PARKED || request->state == REQUEST_STARVED || request->state == REQUEST_FLUSHING;
     assert(request->gateway != NULL && request->msg != NULL);
     assert((request->client != NULL) != (request->source.node != 0));
-    assert(!request->client || (request->volume && request->session != 0));
+    assert(!request->client || (request->volume && (request->session != 0) == (request->generation == 0)));
     assert(waits == list_linked(&request->wait_link));
     assert(request->state == REQUEST_NEW || !request->reply);
     assert(request->state != REQUEST_LOCAL || request->op.cb);
@@ -190,6 +190,8 @@ static int check_allowed(const struct gateway_request *request)
     gateway_client_assert(client);
     if (client->fenced)
         return -EPERM;
+    if (client->generation != 0 && header->opcode == WIRE_FLUSH)
+        return -EALREADY; /* nothing to be done: what is sealed is durable */
     if (client->read_only && (header->opcode == WIRE_WRITE || header->opcode == WIRE_ZERO))
         return -EROFS;
     return 0;
@@ -221,7 +223,8 @@ void gateway_request_begin(struct gateway_client *client, struct msg *msg)
     request->volume = client->volume;
     request->volume->refs++;
     request->volume_id = client->volume->id;
-    request->session = client->session;
+    request->session = client->generation ? 0 : client->session;
+    request->generation = client->generation;
     request->charged_bytes = bytes_charged(&msg->header);
     list_push_back(&client->requests, &request->link);
     client->request_count++;
@@ -231,7 +234,7 @@ void gateway_request_begin(struct gateway_client *client, struct msg *msg)
     gateway_request_assert(request);
     int rc = check_allowed(request);
     if (rc != 0)
-        gateway_request_finish(request, rc);
+        gateway_request_finish(request, rc == -EALREADY ? 0 : rc);
     else
         gateway_request_route(request);
 }
@@ -269,6 +272,7 @@ static void route_local(struct gateway_request *request)
         .volume = request->volume_id,
         .shard = request->shard,
         .session = request->session,
+        .generation = request->generation, /* 0: of the map when it starts, which is this gateway's, too (R20) */
         .offset = request->shard_offset,
         .length = (uint32_t)header->length,
         .crcs = request->crcs,
@@ -317,7 +321,8 @@ static void finish_extents(struct gateway_request *request)
 static int locate(struct gateway_request *request, const struct map_volume *v)
 {
     struct wire_header *header = &request->msg->header;
-    if (header->offset > v->size || header->length > v->size - header->offset)
+    uint64_t size = request->generation && request->client ? request->client->snapshot_size : v->size;
+    if (header->offset > size || header->length > size - header->offset || size > v->shard_bytes * v->shard_count)
         return -EINVAL;
     request->shard = (uint32_t)(header->offset / v->shard_bytes);
     request->shard_offset = header->offset % v->shard_bytes;
@@ -342,9 +347,9 @@ void gateway_request_route(struct gateway_request *request)
     }
     const struct map_volume *v = map_volume_by_id(gw->cfg.map, request->volume_id);
     int rc = 0;
-    if (!v)
+    if (!v || v->deleting)
         rc = -ENOENT;
-    else if (request->session < v->session.number)
+    else if (request->generation == 0 && request->session < v->session.number)
         rc = -EPERM; /* R19: nothing is sent again for a session that is not the newest */
     else if (request->msg->header.opcode != WIRE_FLUSH)
         rc = locate(request, v);
@@ -368,6 +373,19 @@ void gateway_request_route(struct gateway_request *request)
 }
 
 /* ---- result */
+
+static void park_bounced(struct gateway_request *request, int rc, uint64_t version)
+{
+    struct gateway *gw = request->gateway;
+    const struct map_volume *v = map_volume_by_id(gw->cfg.map, request->volume_id);
+    uint32_t stamp = request->stamp;
+    assert(rc < 0);
+    request->stamp = 0;
+    gateway_request_park(request, version);
+    /* R20: the primary takes older stamps no more; ours is newer meanwhile, or will be with the map version it named. */
+    if (rc == -ESTALE && stamp != 0 && v && stamp < v->generation)
+        gateway_wake(gw);
+}
 
 void gateway_request_result(struct gateway_request *request, int rc, uint64_t version)
 {
@@ -393,7 +411,7 @@ void gateway_request_result(struct gateway_request *request, int rc, uint64_t ve
         if (!request->client->conn)
             gateway_request_free(request);
         else
-            gateway_request_park(request, version);
+            park_bounced(request, rc, version);
         return;
     default: break;
     }

@@ -16,14 +16,21 @@ static void attach_round_trip(void **state)
 {
     (void)state;
     struct client_attach in = {.name = "volume"}, out;
-    uint8_t bytes[CLIENT_ATTACH_BYTES + 1];
+    uint8_t bytes[CLIENT_ATTACH_SNAPSHOT_BYTES + 1] = {0};
     memset(in.attachment, 0xab, sizeof(in.attachment));
-    client_attach_encode(&in, bytes);
+    assert_int_equal(client_attach_encode(&in, bytes), CLIENT_ATTACH_BYTES);
     assert_int_equal(client_attach_decode(bytes, CLIENT_ATTACH_BYTES, &out), 0);
     assert_memory_equal(&in, &out, sizeof(in));
     assert_int_equal(client_attach_decode(bytes, CLIENT_ATTACH_BYTES - 1, &out), -EBADMSG);
     assert_int_equal(client_attach_decode(bytes, CLIENT_ATTACH_BYTES + 1, &out), -EBADMSG);
     assert_int_equal(client_attach_decode(NULL, 0, &out), -EBADMSG);
+    assert_int_equal(client_attach_decode(bytes, CLIENT_ATTACH_SNAPSHOT_BYTES, &out), -EBADMSG); /* no name */
+    strcpy(in.snapshot, "monday");
+    assert_int_equal(client_attach_encode(&in, bytes), CLIENT_ATTACH_SNAPSHOT_BYTES);
+    assert_int_equal(client_attach_decode(bytes, CLIENT_ATTACH_SNAPSHOT_BYTES, &out), 0);
+    assert_memory_equal(&in, &out, sizeof(in));
+    memset(bytes + CLIENT_ATTACH_BYTES, 'x', CLIENT_NAME_MAX); /* no end */
+    assert_int_equal(client_attach_decode(bytes, CLIENT_ATTACH_SNAPSHOT_BYTES, &out), -EBADMSG);
     memset(bytes + 16, 'x', CLIENT_NAME_MAX); /* no end */
     assert_int_equal(client_attach_decode(bytes, CLIENT_ATTACH_BYTES, &out), -EBADMSG);
     bytes[16] = 0;

@@ -13,16 +13,21 @@
 #include "tests/unit/control/map_fixture.h"
 
 static const enum map_entry_kind kinds[] = {
-    MAP_ENTRY_CLUSTER_INIT,  MAP_ENTRY_NODE_REGISTER, MAP_ENTRY_NODE_DOWN,     MAP_ENTRY_NODE_OUT,
-    MAP_ENTRY_NODE_REMOVE,   MAP_ENTRY_STORE_FAILED,  MAP_ENTRY_VOLUME_CREATE, MAP_ENTRY_VOLUME_DELETE,
-    MAP_ENTRY_VOLUME_RESIZE, MAP_ENTRY_VOLUME_SET,    MAP_ENTRY_SESSION_OPEN,  MAP_ENTRY_SESSION_CLOSE,
-    MAP_ENTRY_MEMBER_DROP,   MAP_ENTRY_MEMBER_ADD,    MAP_ENTRY_EPOCH_ACTIVE,  MAP_ENTRY_PRIMARY_MOVE,
-    MAP_ENTRY_MEMBER_ATTACH, MAP_ENTRY_MEMBER_DETACH, MAP_ENTRY_ELECT,         MAP_ENTRY_FORCE_PROMOTE,
+    MAP_ENTRY_CLUSTER_INIT,    MAP_ENTRY_NODE_REGISTER,   MAP_ENTRY_NODE_DOWN,      MAP_ENTRY_NODE_OUT,
+    MAP_ENTRY_NODE_REMOVE,     MAP_ENTRY_STORE_FAILED,    MAP_ENTRY_VOLUME_CREATE,  MAP_ENTRY_VOLUME_DELETE,
+    MAP_ENTRY_VOLUME_RESIZE,   MAP_ENTRY_VOLUME_SET,      MAP_ENTRY_SESSION_OPEN,   MAP_ENTRY_SESSION_CLOSE,
+    MAP_ENTRY_MEMBER_DROP,     MAP_ENTRY_MEMBER_ADD,      MAP_ENTRY_EPOCH_ACTIVE,   MAP_ENTRY_PRIMARY_MOVE,
+    MAP_ENTRY_MEMBER_ATTACH,   MAP_ENTRY_MEMBER_DETACH,   MAP_ENTRY_ELECT,          MAP_ENTRY_FORCE_PROMOTE,
+    MAP_ENTRY_SNAPSHOT_OPEN,   MAP_ENTRY_SNAPSHOT_SEALED, MAP_ENTRY_SNAPSHOT_ABORT, MAP_ENTRY_SNAPSHOT_DELETE,
+    MAP_ENTRY_VOLUME_ROLLBACK, MAP_ENTRY_VOLUME_CLONE,    MAP_ENTRY_VOLUME_FLATTEN, MAP_ENTRY_MEMBER_FULL,
 };
 #define KINDS (sizeof kinds / sizeof kinds[0])
 
 static const struct map_weight weights[] = {{1, 1ull << 40}, {2, 77}};
 static const struct map_active actives[] = {{1, 2, 3}, {4, 5, 6}, {7, 8, UINT64_MAX}};
+
+static const uint64_t volumes[] = {1, 2, UINT64_MAX};
+static const struct map_run runs[] = {{1, 2, 3, 4, 5}, {UINT64_MAX, 0, 1, 7, UINT32_MAX}};
 
 static struct map_entry full_entry(enum map_entry_kind kind)
 {
@@ -51,6 +56,14 @@ static struct map_entry full_entry(enum map_entry_kind kind)
     e.weight_count = 2;
     e.actives = actives;
     e.active_count = 3;
+    strcpy(e.snapshot, "monday");
+    strcpy(e.to_name, "copy");
+    e.generation = 13;
+    e.created_ms = 14;
+    e.volumes = volumes;
+    e.volume_count = 3;
+    e.runs = runs;
+    e.run_count = 2;
     return e;
 }
 

@@ -126,6 +126,14 @@ bool peers_is_up(const struct peers *peers, uint32_t node)
     return the_rig->up[node];
 }
 
+void peers_notify(struct peers *peers, uint32_t node, struct wire_header *header)
+{
+    assert_ptr_equal(peers, the_rig);
+    assert_int_equal(header->opcode, WIRE_SEAL);
+    assert_true(node > 0 && node <= RIG_NODES);
+    the_rig->seals++;
+}
+
 void peers_abandon(struct peers *peers, struct peer_request *req)
 {
     assert_ptr_equal(peers, the_rig);
@@ -502,8 +510,8 @@ struct rig_client *rig_attach(struct rig *rig, const char *name, uint8_t attachm
 {
     struct rig_client *client = rig_connect(rig);
     struct client_attach attach = {.name = ""};
-    uint8_t body[CLIENT_ATTACH_BYTES];
-    struct wire_header header = {.opcode = WIRE_ATTACH, .flags = flags, .body_len = sizeof(body)};
+    uint8_t body[CLIENT_ATTACH_SNAPSHOT_BYTES];
+    struct wire_header header = {.opcode = WIRE_ATTACH, .flags = flags, .body_len = CLIENT_ATTACH_BYTES};
     (void)snprintf(attach.name, sizeof(attach.name), "%s", name);
     memset(attach.attachment, attachment, sizeof(attach.attachment));
     client_attach_encode(&attach, body);

@@ -55,6 +55,7 @@ struct rig {
     uint64_t incarnations[RIG_NODES + 1];
     struct gateway *gateway;
     bool gateway_closed;
+    uint32_t seals; /* WIRE_SEAL told to other nodes */
     struct bridge_to_control control;
     /* fakes */
     struct list_node ops; /* replica_op.link */

@@ -66,11 +66,11 @@ static void attach_tells_size_losses_and_addresses(void **state)
     struct client_attach attach = {.attachment = {1}, .name = "vol"};
     struct client_attached attached;
     char address[CLIENT_ADDRESS_MAX];
-    uint8_t body[CLIENT_ATTACH_BYTES];
+    uint8_t body[CLIENT_ATTACH_SNAPSHOT_BYTES];
     rig_volume(rig, "vol", 3, 1);
     rig_loss(rig, "vol");
     struct rig_client *c = rig_connect(rig);
-    struct wire_header header = {.opcode = WIRE_ATTACH, .body_len = sizeof(body)};
+    struct wire_header header = {.opcode = WIRE_ATTACH, .body_len = CLIENT_ATTACH_BYTES};
     client_attach_encode(&attach, body);
     struct msg *msg = rig_answer(c, rig_send(c, &header, body, NULL));
     assert_int_equal(msg->header.status, 0);
@@ -99,10 +99,10 @@ static void refusals_reach_the_client(void **state)
     (void)state;
     struct rig *rig = rig_create(4);
     struct client_attach attach = {.attachment = {9}, .name = "nothing"};
-    uint8_t body[CLIENT_ATTACH_BYTES];
+    uint8_t body[CLIENT_ATTACH_SNAPSHOT_BYTES];
     rig_volume(rig, "vol", 1, 1);
     struct rig_client *c = rig_attach(rig, "vol", 7, 0), *d = rig_connect(rig);
-    struct wire_header header = {.opcode = WIRE_ATTACH, .body_len = sizeof(body)};
+    struct wire_header header = {.opcode = WIRE_ATTACH, .body_len = CLIENT_ATTACH_BYTES};
     client_attach_encode(&attach, body);
     assert_int_equal(rig_status(d, rig_send(d, &header, body, NULL)), -ENOENT);
     (void)snprintf(attach.name, sizeof(attach.name), "vol");
