@@ -66,7 +66,8 @@ static bool sane_write(const struct replica *rep, const struct msg *msg)
     const struct wire_header *h = &msg->header;
     const struct map_volume *v = replica_volume(rep);
     if (!v || h->length == 0 || h->offset % STORE_BLOCK_BYTES || h->length % STORE_BLOCK_BYTES ||
-        h->offset >= v->shard_bytes || h->length > v->shard_bytes - h->offset || h->generation == 0)
+        h->offset >= v->shard_bytes || h->length > v->shard_bytes - h->offset || h->generation == 0 ||
+        h->generation > v->generation)
         return false;
     uint64_t span = h->aux == WIRE_WRITE ? STORE_CHUNK_BYTES : STORE_REGION_BYTES;
     if (h->offset / span != (h->offset + h->length - 1) / span)
@@ -144,6 +145,8 @@ static int may_write(struct replica *rep, const struct peer_source *source, cons
     bool exempt = (h->flags & WIRE_F_TAKEOVER) || h->opcode == WIRE_SYNC_COPY || h->session == 0;
     if (v && !exempt && h->session < v->session.number && !MUTANT(obey_older_session))
         return -EPERM; /* I6 */
+    if (!exempt && h->generation <= rep->map.sealed)
+        return -ESTALE; /* R20: sealed by a primary of this epoch or an older one */
     const struct map_member *self = map_member_of(&rep->map, r->cfg.node);
     bool syncing = (h->flags & WIRE_F_TO_SYNC) || h->opcode == WIRE_SYNC_COPY;
     if (!self || (!(self->flags & MAP_MEMBER_IN_SYNC) && !syncing))
@@ -173,6 +176,9 @@ static void replicate(struct replicas *r, const struct peer_source *source, stru
         return;
     }
     assert(h->epoch == rep->map.epoch || MUTANT(obey_older_epoch));
+    /* Older generations are changed by copies only: the primary drained its writes before newer ones began. */
+    bool copy = h->opcode == WIRE_SYNC_COPY ||
+                ((h->flags & WIRE_F_TAKEOVER) && h->generation < replica_volume(rep)->generation);
     struct window_entry *entry = window_add(rep, h->epoch, h->lsn_n, h->offset, (uint32_t)h->length, h->generation);
     entry->source = *source;
     entry->request = *h;
@@ -187,8 +193,7 @@ static void replicate(struct replicas *r, const struct peer_source *source, stru
     entry->io = (struct store_io){
         .shard = rep->shard,
         .op = h->aux == WIRE_WRITE ? STORE_WRITE : STORE_ZERO,
-        .flags =
-            (h->flags & WIRE_F_NO_HOLE ? STORE_IO_NO_HOLE : 0) | (h->opcode == WIRE_SYNC_COPY ? STORE_IO_SYNC_COPY : 0),
+        .flags = (h->flags & WIRE_F_NO_HOLE ? STORE_IO_NO_HOLE : 0) | (copy ? STORE_IO_SYNC_COPY : 0),
         .generation = h->generation,
         .epoch = h->epoch,
         .lsn_n = h->lsn_n,
@@ -253,6 +258,10 @@ void drain_check(struct replica *rep)
         struct drain_wait *wait = list_entry(pos, struct drain_wait, link);
         if (wait->begun)
             continue;
+        if (wait->request.opcode == WIRE_RAISE && wait->request.epoch == rep->map.epoch && rollback_wanted(rep)) {
+            rollback_start(rep); /* comes back here */
+            return;
+        }
         wait->begun = true;
         wait->map_epoch = rep->map.epoch;
         if (wait->request.opcode == WIRE_SYNC_JOIN) {
@@ -389,7 +398,7 @@ static void damaged(struct replicas *r, struct msg *msg)
     const struct map_volume *v = rep ? replica_volume(rep) : NULL;
     if (v && rep->phase == PHASE_SERVING && h->offset % STORE_BLOCK_BYTES == 0 &&
         h->offset <= v->shard_bytes - STORE_BLOCK_BYTES)
-        (void)heal_start(rep, h->offset, h->offset + STORE_BLOCK_BYTES, false, NULL, NULL);
+        (void)heal_start(rep, h->offset, h->offset + STORE_BLOCK_BYTES, 0, false, NULL, NULL);
     msg_free(msg);
 }
 

@@ -15,17 +15,17 @@
 
 #define LOG_MODULE "replica"
 
-struct op_ctx *heal_start(struct replica *rep, uint64_t start, uint64_t end, bool takeover,
+struct op_ctx *heal_start(struct replica *rep, uint64_t start, uint64_t end, uint32_t generation, bool takeover,
                           void (*done)(struct op_ctx *ctx, int rc), void *owner)
 {
     replica_assert(rep);
     assert(start < end);
     assert(start % STORE_BLOCK_BYTES == 0 && end % STORE_BLOCK_BYTES == 0);
-    const struct map_volume *v = replica_volume(rep);
     struct op_ctx *ctx = ctx_alloc(rep);
     ctx->kind = CTX_HEAL;
     ctx->takeover = ctx->unlocked = takeover;
-    ctx->generation = v ? v->generation : 1;
+    ctx->generation = generation; /* 0: the head, of the time of each run */
+    ctx->heal_head = generation == 0;
     ctx->offset = start;
     ctx->length = 0;
     ctx->heal_end = end;
@@ -91,6 +91,9 @@ static void choose_run(struct op_ctx *ctx)
 {
     ctx_assert(ctx);
     uint64_t limit = (ctx->offset / STORE_CHUNK_BYTES + 1) * STORE_CHUNK_BYTES;
+    const struct map_volume *v = replica_volume(ctx->replica);
+    if (ctx->heal_head && v)
+        ctx->generation = v->generation;
     if (limit > ctx->heal_end)
         limit = ctx->heal_end;
     struct store_extent run = {.offset = ctx->offset, .length = limit - ctx->offset, .state = 1};

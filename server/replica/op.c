@@ -164,7 +164,13 @@ static void start_client(struct op_ctx *ctx)
         op_finish(ctx, -ESTALE);
         return;
     }
-    ctx->generation = op->generation ? op->generation : v->generation;
+    int rc = op->opcode == WIRE_READ ? seal_read_generation(ctx, v) : seal_admit(ctx, v);
+    if (rc == -EINPROGRESS)
+        return; /* R20: goes on, with its lock, when the writes of the generation before ended (seal.c) */
+    if (rc != 0) {
+        op_finish(ctx, rc);
+        return;
+    }
     op->loss_number = rep->map.loss_number;
     if (!op->t_start)
         op->t_start = env_now_ns(rep->set->env);
@@ -327,7 +333,8 @@ void ops_resume(struct replica *rep)
             struct op_ctx *ctx = list_entry(pos, struct op_ctx, link);
             if (ctx->state != CTX_HELD)
                 continue;
-            bool waits = ctx->kind == CTX_CLIENT && ctx->op->opcode == WIRE_READ && !replica_lease_valid(rep);
+            bool waits =
+                ctx->kind == CTX_CLIENT && (ctx->op->opcode == WIRE_READ ? !replica_lease_valid(rep) : rep->draining);
             if (waits)
                 continue;
             op_start(ctx); /* may end it: start over */

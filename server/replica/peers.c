@@ -16,8 +16,8 @@
 
 #include "common/hello.h"
 #include "common/log.h"
-#include "common/map_u64.h"
 #include "common/mutant.h"
+#include "server/replica/peers_internal.h"
 
 #define LOG_MODULE "peers"
 #define PEERS_TICK_NS ENV_MS(250)
@@ -26,61 +26,6 @@
 #define HELLO_WAIT_NS ENV_MS(5000)
 #define HELD_PAUSE 256u
 #define RECONNECT_DEFAULT_NS ENV_MS(100)
-
-enum out_state { OUT_DOWN, OUT_CONNECTING, OUT_GREETING, OUT_UP };
-
-struct peer_out {
-    struct peers *peers;
-    uint32_t node;
-    enum out_state state;
-    struct link *link;
-    uint64_t incarnation; /* of the peer this link speaks to */
-    uint64_t retry_at_ns, received_ns;
-    struct map_u64 pending; /* request_id -> peer_request */
-    struct list_node order; /* pending requests, oldest first */
-};
-
-struct peer_in {
-    struct peers *peers;
-    struct list_node link_node;
-    struct link *link;
-    uint32_t node;
-    uint64_t incarnation, connection;
-    bool live, closing;
-    struct msg *hello; /* waits for the map */
-    uint64_t hello_at_ns;
-    struct msg *held_first, *held_last; /* R3 */
-    uint32_t held_count;
-};
-
-struct peers {
-    struct peers_config cfg;
-    struct env *env;
-    struct peer_out out[MAP_NODES_MAX + 1];
-    struct peer_in *in[MAP_NODES_MAX + 1]; /* the live one of each node */
-    struct list_node ins;
-    uint64_t next_request, next_connection;
-    uint32_t links;
-    struct list_node unsent; /* requests that found no link */
-    struct env_task unsent_task;
-    struct env_timer tick;
-    bool closing;
-    void (*closed)(void *arg);
-    void *closed_arg;
-    struct env_task closed_task;
-};
-
-static void peers_assert(const struct peers *p)
-{
-    assert(p != NULL && p->env != NULL);
-    assert(p->cfg.node > 0 && p->cfg.node <= MAP_NODES_MAX);
-}
-
-static void out_assert(const struct peer_out *out)
-{
-    assert(out != NULL && out->peers != NULL);
-    assert((out->link == NULL) == (out->state == OUT_DOWN));
-}
 
 static void in_assert(const struct peer_in *in)
 {
@@ -115,7 +60,7 @@ static void closed_task(struct env_task *task)
         cb(arg);
 }
 
-static void link_gone(struct peers *p)
+void peers_link_gone(struct peers *p)
 {
     peers_assert(p);
     assert(p->links > 0);
@@ -155,9 +100,10 @@ static void out_closed(struct link *link, void *owner, int reason)
     out->link = NULL;
     out->state = OUT_DOWN;
     out->retry_at_ns = env_now_ns(p->env) + p->cfg.reconnect_ns;
+    bool tcp_next = was == OUT_CONNECTING && out->by_rdma && peers_path_failed(out, reason ? reason : -ETIMEDOUT);
     fail_pending(out);
     const struct map_node *node = map_node_by_id(p->cfg.map, out->node);
-    bool current = node && node->up && (was == OUT_CONNECTING || node->incarnation == out->incarnation);
+    bool current = node && node->up && !tcp_next && (was == OUT_CONNECTING || node->incarnation == out->incarnation);
     if (was == OUT_UP) {
         log_info("link to node %u ended: %s", out->node, reason ? strerror(-reason) : "closed here");
         if (!p->closing && p->cfg.callbacks.peer_down)
@@ -165,7 +111,9 @@ static void out_closed(struct link *link, void *owner, int reason)
     }
     if (!p->closing && current && reason != 0 && p->cfg.callbacks.suspect)
         p->cfg.callbacks.suspect(p->cfg.arg, out->node);
-    link_gone(p);
+    if (tcp_next && !p->closing)
+        out_connect(out);
+    peers_link_gone(p);
 }
 
 static void out_connected(struct link *link, void *owner)
@@ -189,6 +137,7 @@ static void out_connected(struct link *link, void *owner)
     identify(p, &h, out->node, out->incarnation);
     h.request_id = 0;
     out->state = OUT_GREETING;
+    peers_path_connect_done(out);
     out->received_ns = env_now_ns(p->env);
     if (link_send(link, &h, body, NULL, 0) != 0)
         link_close(link);
@@ -211,7 +160,7 @@ static void out_greeted(struct peer_out *out, const struct msg *msg)
         return;
     }
     out->state = OUT_UP;
-    log_info("link to node %u is up", out->node);
+    log_info("link to node %u is up transport=%s", out->node, out->by_rdma ? "rdma" : "tcp");
     if (p->cfg.callbacks.peer_up)
         p->cfg.callbacks.peer_up(p->cfg.arg, out->node);
 }
@@ -249,7 +198,7 @@ static void out_connect(struct peer_out *out)
         return;
     assert(out->state == OUT_DOWN && out->link == NULL);
     out->incarnation = node->incarnation;
-    int rc = transport_connect(p->cfg.transport, node->data_address, &out_callbacks, out, &out->link);
+    int rc = peers_path_connect(out, &out_callbacks);
     if (rc != 0) {
         out->retry_at_ns = env_now_ns(p->env) + p->cfg.reconnect_ns;
         log_debug("cannot connect to node %u at %s: %s", out->node, node->data_address, strerror(-rc));
@@ -378,7 +327,7 @@ static void in_closed(struct link *link, void *owner, int reason)
     in_end(in);
     list_remove(&in->link_node);
     free(in);
-    link_gone(p);
+    peers_link_gone(p);
 }
 
 static void in_request(struct peer_in *in, struct msg *msg)
@@ -623,6 +572,8 @@ static void tick(struct env_timer *timer)
         struct peer_out *out = &p->out[id];
         if (out->link)
             ping(out, now);
+        if (out->link)
+            peers_path_tick(out);
         else if (out->state == OUT_DOWN && now >= out->retry_at_ns && id != p->cfg.node)
             out_connect(out);
     }
@@ -671,6 +622,9 @@ void peers_close(struct peers *p, void (*cb)(void *arg), void *arg)
     for (uint32_t i = 0; i <= MAP_NODES_MAX; i++)
         if (p->out[i].link)
             link_close(p->out[i].link);
+    for (uint32_t i = 0; i <= MAP_NODES_MAX; i++)
+        if (p->out[i].probe)
+            link_close(p->out[i].probe);
     list_for_each_safe(pos, tmp, &p->ins)
     {
         in_end(list_entry(pos, struct peer_in, link_node));

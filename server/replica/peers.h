@@ -19,6 +19,7 @@
 #include "common/list.h"
 #include "common/transport.h"
 #include "server/control/map.h"
+#include "server/replica/peers_transport.h"
 
 struct peers;
 
@@ -53,7 +54,9 @@ struct peers_callbacks {
 
 struct peers_config {
     struct env *env;
-    struct transport *transport;
+    struct transport *transport; /* TCP; the simulator's */
+    struct transport *rdma;      /* NULL: this node has none */
+    enum peers_transport kind;
     const struct map *map; /* the data thread's */
     uint32_t node;
     uint64_t incarnation;
@@ -69,6 +72,15 @@ void peers_accept(struct peers *peers, struct link *link, struct msg *hello_msg)
 /* After each map change: connects to nodes that share a shard or gateway route, releases frames that waited for the map. */
 void peers_map_changed(struct peers *peers);
 bool peers_is_up(const struct peers *peers, uint32_t node);
+
+/* How our link to a node is made. */
+struct peers_link_info {
+    bool up;
+    bool rdma;
+    int rdma_error;          /* why it is not RDMA although it could be: -errno; 0: it is, or it never shall be */
+    const struct link *link; /* NULL: none now */
+};
+void peers_link_info(const struct peers *peers, uint32_t node, struct peers_link_info *ret_info);
 
 /* In the callback: the reply is the caller's from now on. */
 static inline struct msg *peers_take_reply(struct peer_request *req)

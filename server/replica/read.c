@@ -143,6 +143,7 @@ static void repair_answered(struct peer_request *req, int rc)
     ctx->io = (struct store_io){
         .shard = rep->shard,
         .op = STORE_WRITE,
+        .flags = replica_volume(rep) && ctx->generation < replica_volume(rep)->generation ? STORE_IO_SYNC_COPY : 0,
         .generation = ctx->generation,
         .epoch = rep->map.epoch,
         .lsn_n = rep->next_n,

@@ -24,6 +24,7 @@
 #define REPLICA_COMMIT_LAG_MAX 512u /* a COMMIT is sent when a member's window may hold this many retired entries */
 #define REPLICA_COMMIT_IDLE_NS ENV_MS(50)
 #define REPLICA_RETRY_NS ENV_MS(100)
+#define SEAL_RUNS_MAX 4096u       /* in one entry */
 #define REPLICA_CREDIT_UNITS 512u /* units of space asked from a member at once */
 
 enum replica_phase {
@@ -107,6 +108,7 @@ struct op_ctx {
     uint64_t offset;   /* block aligned range of the current sending */
     uint32_t length;
     uint64_t heal_end; /* CTX_HEAL, CTX_COPY: runs up to here */
+    bool heal_head;    /* CTX_HEAL: of the head generation, which may move on meanwhile */
     struct buf *buf;
     uint32_t buf_offset;
     bool buf_owned;
@@ -196,6 +198,21 @@ struct replica {
     struct takeover takeover;
     struct sync *syncs[MAP_MEMBERS_MAX];
     uint32_t sync_count;
+    /* Snapshots (seal.c, rollback.c). */
+    uint32_t floor;             /* R20: the oldest generation that a client's write may carry here */
+    uint32_t seal_told;         /* generation that the gateway said it stamps */
+    uint64_t seal_since_ns;     /* a snapshot waits for this shard since then; 0: none */
+    bool draining;              /* writes below floor are under way: newer ones wait */
+    bool sealing;               /* on replicas->drained, or in a job */
+    struct list_node seal_link; /* replicas->drained */
+    uint64_t live_hash;         /* of the generations that the store was told to keep */
+    bool rolling;
+    uint32_t rolled_to; /* rollback done in this run of the daemon */
+    struct store_rollback rollback;
+    bool flattening;
+    struct store_flatten flatten;
+    struct store_flush flat_flush;
+    struct replica_proposal full_proposal;
     struct env_timer retry;      /* takeover retries, drop_after, commit on idle */
     struct list_node dirty_link; /* volume_dirty list: shards with unflushed writes */
     struct list_node activate_link;
@@ -239,8 +256,14 @@ struct replicas {
     struct list_node free_ctx, free_window;
     uint32_t ctx_count;
     struct list_node flush_jobs;
-    uint32_t flushes;     /* of the store, in flight */
-    uint32_t activations; /* proposed and not answered */
+    uint32_t flushes;         /* of the store, in flight */
+    uint32_t activations;     /* proposed and not answered */
+    struct list_node drained; /* replicas whose older writes ended: to be sealed */
+    struct env_task seal_task;
+    struct env_task drained_task; /* an older write of a draining replica ended */
+    uint32_t seals;               /* jobs under way */
+    uint32_t flattens;            /* shards under way */
+    uint32_t diffs;               /* of block status and what changed, with the store */
     struct list_node credit_waiters;
     uint32_t syncs_running;
     struct env_timer tick;
@@ -351,7 +374,7 @@ void op_read_start(struct op_ctx *ctx);
 void repair_start(struct op_ctx *ctx); /* own copy is damaged: fetch from another in_sync member */
 
 /* heal.c: make the members equal to the primary's own content over a range */
-struct op_ctx *heal_start(struct replica *rep, uint64_t start, uint64_t end, bool takeover,
+struct op_ctx *heal_start(struct replica *rep, uint64_t start, uint64_t end, uint32_t generation, bool takeover,
                           void (*done)(struct op_ctx *ctx, int rc), void *owner);
 void heal_run(struct op_ctx *ctx);
 void heal_sent(struct op_ctx *ctx);
@@ -392,6 +415,24 @@ void takeover_retry(struct replica *rep);
 void takeover_serve(struct replica *rep);
 void takeover_tell_done(struct replica *rep, uint32_t node);
 void takeover_active_flush(struct env_task *task);
+
+/* seal.c: one generation ends, the next one begins (R20) */
+int seal_admit(struct op_ctx *ctx, const struct map_volume *v); /* 0; -ESTALE: too old a stamp; -EINPROGRESS: waits */
+int seal_read_generation(struct op_ctx *ctx, const struct map_volume *v);
+void seal_drained_task(struct env_task *task);
+void seal_refresh(struct replica *rep);
+void seal_serve(struct replica *rep);
+void seal_step_down(struct replica *rep);
+void seal_tick(struct replica *rep);
+void seal_told(struct replicas *r, uint64_t volume, uint32_t generation);
+void seal_volume_changed(struct replicas *r, const struct map_volume *v);
+void seal_generations(struct replica *rep, const uint32_t *live, uint32_t count);
+
+/* rollback.c: rollbacks, clones */
+bool rollback_wanted(const struct replica *rep);
+void rollback_start(struct replica *rep);
+int base_open(struct replica *rep, const struct map_volume *volume, const struct map_member *self);
+void flatten_refresh(struct replica *rep);
 
 /* member.c: unreachable members, moving the role home */
 void member_unreachable(struct replica *rep, uint32_t node);

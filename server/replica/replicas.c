@@ -205,26 +205,19 @@ static struct replica *replica_create(struct replicas *r, const struct map_volum
     return rep;
 }
 
-static uint64_t shard_bytes_of(const struct map_volume *volume, uint32_t index)
-{
-    assert(volume != NULL && volume->id != 0);
-    uint64_t start = volume->shard_bytes * index;
-    uint64_t left = volume->size > start ? volume->size - start : 0;
-    uint64_t bytes = left < volume->shard_bytes ? left : volume->shard_bytes;
-    /* the last shard's table covers whole chunks */
-    return (bytes + STORE_CHUNK_BYTES - 1) / STORE_CHUNK_BYTES * STORE_CHUNK_BYTES;
-}
-
 static int open_shard(struct replica *rep, const struct map_volume *volume, const struct map_member *member)
 {
     assert(volume != NULL && volume->id != 0);
     replica_assert(rep);
     struct store_shard_id id = {.volume = rep->volume, .shard = rep->index, .instance = member->instance};
     assert(rep->shard == NULL);
-    int rc = store_shard_open(rep->set->cfg.store, &id, shard_bytes_of(volume, rep->index), &rep->shard);
-    if (rc == 0)
-        rep->instance = member->instance;
-    return rc;
+    /* the whole span: a volume may grow while it is open */
+    int rc = store_shard_open(rep->set->cfg.store, &id, volume->shard_bytes, &rep->shard);
+    if (rc != 0)
+        return rc;
+    rep->instance = member->instance;
+    seal_generations(rep, /* live= */ NULL, 0);
+    return base_open(rep, volume, member);
 }
 
 static void forget_window(struct replica *rep)
@@ -242,7 +235,7 @@ static bool replica_quiet(const struct replica *rep)
     replica_assert(rep);
     return rep->drive_writes == 0 && rep->digests == 0 && rep->ctx_count == 0 && list_empty(&rep->drains) &&
            rep->sync_count == 0 && !rep->takeover.restamp_busy && rep->takeover.copies_busy == 0 &&
-           !rep->drop_proposed && !rep->move_proposed;
+           !rep->drop_proposed && !rep->move_proposed && !rep->rolling && !rep->flattening;
 }
 
 static void replica_release(struct replica *rep)
@@ -256,6 +249,7 @@ static void replica_release(struct replica *rep)
         list_remove(&rep->dirty_link);
     if (list_linked(&rep->activate_link))
         list_remove(&rep->activate_link);
+    seal_step_down(rep);
     struct store_shard_id id = {.volume = rep->volume, .shard = rep->index, .instance = rep->instance};
     if (rep->shard)
         store_shard_close(rep->shard);
@@ -277,6 +271,7 @@ void replica_step_down(struct replica *rep)
         takeover_cancel(rep);
     }
     rep->phase = PHASE_IDLE;
+    seal_step_down(rep);
     sync_stop_all(rep);
     ops_abort(rep, -ESTALE);
     if (list_linked(&rep->dirty_link))
@@ -366,8 +361,8 @@ void replicas_volume_changed(struct replicas *r, const struct map_volume *volume
     assert(volume != NULL && volume->id != 0);
     set_assert(r);
     /* A newer session or a resize: waiting requests of older sessions fail when they get their lock (I6). */
-    (void)r;
-    (void)volume;
+    if (volume->snaps_version == volume->changed_version)
+        seal_volume_changed(r, volume);
 }
 
 static void volume_removed_shard(struct replicas *r, uint64_t volume, uint32_t index)
@@ -399,6 +394,7 @@ static void reset_volume(void *arg, const struct map_volume *volume)
     struct replicas *r = arg;
     for (uint32_t i = 0; i < volume->shard_count; i++)
         replicas_shard_changed(r, volume, &volume->shards[i]);
+    seal_volume_changed(r, volume);
 }
 
 void replicas_map_reset(struct replicas *r)
@@ -488,7 +484,12 @@ static void tick_one(struct replicas *r, struct replica *rep)
         reopen_if_quiet(r, rep);
         return;
     }
+    flatten_refresh(rep);
+    if (rep->phase == PHASE_IDLE)
+        return;
     member_tick(rep);
+    if (rep->phase == PHASE_SERVING)
+        seal_tick(rep);
     if (rep->phase == PHASE_RAISING || rep->phase == PHASE_ACTIVATING || rep->phase == PHASE_COPYING)
         takeover_retry(rep);
     if (rep->phase == PHASE_SERVING || rep->phase == PHASE_COPYING)
@@ -504,7 +505,8 @@ static void tick_one(struct replicas *r, struct replica *rep)
 static bool needs_tick(const struct replica *rep)
 {
     replica_assert(rep);
-    return rep->map.epoch == UINT64_MAX || rep->phase != PHASE_IDLE;
+    const struct map_volume *v = replica_volume(rep);
+    return rep->map.epoch == UINT64_MAX || rep->phase != PHASE_IDLE || (v && v->flattening);
 }
 
 static void tick(struct env_timer *timer)
@@ -545,8 +547,13 @@ void replicas_message(struct replicas *r, const struct peer_source *source, stru
     case WIRE_DAMAGED: backup_message(r, source, msg); return;
     case WIRE_MEMBER_FLUSH: flush_message(r, source, msg); return;
     case WIRE_RESERVE: reserve_message(r, source, msg); return;
+    case WIRE_SEAL:
+        seal_told(r, msg->header.volume, msg->header.generation);
+        msg_free(msg);
+        return;
     case WIRE_SYNC_START:
     case WIRE_SYNC_DIGEST:
+    case WIRE_SYNC_GENERATIONS:
     case WIRE_SYNC_EPOCH:
     case WIRE_SYNC_JOIN:
     case WIRE_SYNC_END: sync_target_message(r, source, msg); return;
@@ -629,7 +636,7 @@ void replicas_store_damaged(struct replicas *r, struct store_shard *shard, uint6
     if (!rep || rep->shard != shard)
         return;
     if (rep->phase == PHASE_SERVING) {
-        (void)heal_start(rep, offset, offset + STORE_BLOCK_BYTES, false, NULL, NULL);
+        (void)heal_start(rep, offset, offset + STORE_BLOCK_BYTES, 0, false, NULL, NULL);
         return;
     }
     if (rep->map.primary && rep->map.primary != r->cfg.node) {
@@ -669,6 +676,7 @@ struct replicas *replicas_create(const struct replicas_config *config)
     map_u64_init(&r->by_shard);
     list_head_init(&r->dirty);
     list_head_init(&r->activate);
+    list_head_init(&r->drained);
     list_head_init(&r->free_ctx);
     list_head_init(&r->free_window);
     list_head_init(&r->flush_jobs);
@@ -711,7 +719,8 @@ bool replicas_quiet(const struct replicas *r)
         if (!replica_quiet(slot->value))
             return false;
     }
-    return r->ctx_count == 0 && r->flushes == 0 && r->activations == 0 && list_empty(&r->activate);
+    return r->ctx_count == 0 && r->flushes == 0 && r->activations == 0 && list_empty(&r->activate) && r->seals == 0 &&
+           r->diffs == 0;
 }
 
 void replicas_destroy(struct replicas *r)

@@ -20,59 +20,13 @@
 #include "common/log.h"
 #include "common/mutant.h"
 #include "server/replica/replica_internal.h"
+#include "server/replica/resync_internal.h"
 #include "server/replica/sync_wire.h"
 
 #define LOG_MODULE "resync"
 #define BACKOFF_MIN_NS ENV_MS(100)
 #define BACKOFF_MAX_NS ENV_MS(5000)
 #define NO_SPACE_PAUSE_NS ENV_MS(300)
-
-enum sync_state { SYNC_WAITING, SYNC_STARTING, SYNC_COPYING, SYNC_JOINING, SYNC_ADDING };
-
-struct sync_chunk {
-    struct op_ctx *ctx;
-    struct sync *sync;
-    uint32_t chunk;
-    bool local_busy, remote_busy, ended;
-    int rc;
-    uint32_t next_block;
-    uint64_t mod_epoch;
-    struct store_digest local;
-    struct peer_request request;
-    struct store_block_digest here[STORE_CHUNK_BLOCKS];
-    struct store_block_digest there[STORE_CHUNK_BLOCKS];
-};
-
-struct sync {
-    struct replica *replica;
-    uint32_t node;
-    uint64_t instance, incarnation, e_r;
-    enum sync_state state;
-    bool running; /* counted in replicas->syncs_running */
-    bool request_busy, add_busy, dead;
-    struct peer_request request;
-    struct replica_proposal add;
-    uint64_t join_epoch;
-    uint64_t retry_at_ns, backoff_ns, pause_until_ns;
-    uint64_t started_ns, bytes_copied, budget_ns;
-    uint32_t chunks_total, todo_count, chunks_busy;
-    uint32_t cursor;
-    uint64_t todo[STORE_SHARD_CHUNKS / 64];
-};
-
-static void sync_assert(const struct sync *s)
-{
-    assert(s != NULL && s->replica != NULL);
-    assert(s->todo_count <= STORE_SHARD_CHUNKS);
-    assert(s->cursor < STORE_SHARD_CHUNKS);
-}
-
-static void chunk_assert(const struct sync_chunk *c)
-{
-    assert(c != NULL && c->sync != NULL);
-    assert(c->chunk < STORE_SHARD_CHUNKS);
-    assert(c->next_block <= STORE_CHUNK_BLOCKS);
-}
 
 /* ---- the list ---- */
 
@@ -82,7 +36,7 @@ static bool listed(const struct sync *s, uint32_t chunk)
     return (s->todo[chunk / 64] >> (chunk % 64)) & 1u;
 }
 
-static void list_chunk(struct sync *s, uint32_t chunk)
+void sync_list_chunk(struct sync *s, uint32_t chunk)
 {
     sync_assert(s);
     assert(chunk < STORE_SHARD_CHUNKS);
@@ -93,7 +47,7 @@ static void list_chunk(struct sync *s, uint32_t chunk)
     s->chunks_total++;
 }
 
-static void unlist_chunk(struct sync *s, uint32_t chunk)
+void sync_unlist_chunk(struct sync *s, uint32_t chunk)
 {
     sync_assert(s);
     assert(listed(s, chunk) && s->todo_count > 0);
@@ -110,7 +64,7 @@ static void list_own(struct sync *s)
         uint32_t next = STORE_SHARD_CHUNKS;
         uint32_t count = store_chunks_modified(s->replica->shard, s->e_r, from, infos, 128, &next);
         for (uint32_t i = 0; i < count; i++)
-            list_chunk(s, infos[i].chunk);
+            sync_list_chunk(s, infos[i].chunk);
         assert(next > from);
         from = next;
     }
@@ -138,7 +92,7 @@ static void sync_idle(struct sync *s)
     s->replica->set->syncs_running--;
 }
 
-static void sync_free_if_quiet(struct sync *s)
+void sync_free_if_quiet(struct sync *s)
 {
     sync_assert(s);
     if (s->dead && s->chunks_busy == 0 && !s->add_busy)
@@ -278,7 +232,7 @@ void sync_forward_failed(struct replica *rep, uint32_t node, uint64_t offset, ui
     }
     for (uint64_t chunk = offset / STORE_CHUNK_BYTES;
          chunk <= (offset + length - 1) / STORE_CHUNK_BYTES && !MUTANT(failed_forward_forgotten); chunk++)
-        list_chunk(s, (uint32_t)chunk);
+        sync_list_chunk(s, (uint32_t)chunk);
     if (s->state == SYNC_JOINING)
         s->state = SYNC_COPYING;
 }
@@ -303,9 +257,23 @@ bool sync_withholds_ack(const struct replica *rep)
 
 /* ---- STARTING ---- */
 
+/* A new member of a clone has nothing of what the clone reads through its parent: every chunk is looked at. */
+static void list_of_clone(struct sync *s)
+{
+    sync_assert(s);
+    const struct replica *rep = s->replica;
+    const struct map_volume *v = replica_volume(rep);
+    const struct map_member *m = map_member_of(&rep->map, s->node);
+    if (!v || v->base.volume == 0 || !m || !(m->flags & MAP_MEMBER_FULL) || s->e_r > 0)
+        return;
+    uint64_t left = v->size - v->shard_bytes * rep->index, bytes = left < v->shard_bytes ? left : v->shard_bytes;
+    for (uint64_t at = 0; at < bytes; at += STORE_CHUNK_BYTES)
+        sync_list_chunk(s, (uint32_t)(at / STORE_CHUNK_BYTES));
+}
+
 static void list_entry_seen(void *arg, const struct store_chunk_info *info)
 {
-    list_chunk(arg, info->chunk);
+    sync_list_chunk(arg, info->chunk);
 }
 
 static void list_answered(struct peer_request *req, int rc)
@@ -322,6 +290,7 @@ static void list_answered(struct peer_request *req, int rc)
     }
     if (!MUTANT(resync_ignores_the_own_list))
         list_own(s);
+    list_of_clone(s);
     s->state = SYNC_COPYING;
     s->cursor = 0;
     log_info("volume %llu shard %u: syncing member %u (e_R %llu): %u chunks to compare",
@@ -349,291 +318,6 @@ static void sync_begin(struct sync *s)
     s->request_busy = true;
     s->request = (struct peer_request){.cb = list_answered, .owner = s};
     peers_request(r->cfg.peers, s->node, &h, NULL, NULL, 0, &s->request);
-}
-
-/* ---- one chunk ---- */
-
-static void chunk_end(struct sync_chunk *c, int rc)
-{
-    assert(rc <= 0);
-    chunk_assert(c);
-    struct sync *s = c->sync;
-    if (c->ended)
-        return;
-    c->ended = true;
-    c->rc = rc;
-    assert(s->chunks_busy > 0);
-    if (!s->dead && rc != 0 && s->state == SYNC_COPYING)
-        list_chunk(s, c->chunk);
-}
-
-static void chunk_free_if_quiet(struct sync_chunk *c)
-{
-    chunk_assert(c);
-    struct sync *s = c->sync;
-    if (!c->ended || c->local_busy || c->remote_busy || c->ctx)
-        return;
-    s->chunks_busy--;
-    free(c);
-    sync_free_if_quiet(s);
-}
-
-/* The context is aborted (new epoch, sync stopped), or a run of it is on the member. */
-static void chunk_next(struct sync_chunk *c);
-
-static void chunk_ctx_done(struct op_ctx *ctx, int rc)
-{
-    assert(rc <= 0);
-    ctx_assert(ctx);
-    struct sync_chunk *c = ctx->owner;
-    if (rc == 0) {
-        chunk_next(c);
-        return;
-    }
-    if (c->remote_busy)
-        peers_abandon(ctx->replica->set->cfg.peers, &c->request);
-    c->remote_busy = false;
-    c->ctx = NULL;
-    chunk_end(c, rc);
-    chunk_free_if_quiet(c);
-}
-
-static void chunk_finish(struct sync_chunk *c, int rc)
-{
-    assert(rc <= 0);
-    chunk_assert(c);
-    struct op_ctx *ctx = c->ctx;
-    assert(ctx != NULL);
-    c->ctx = NULL;
-    ctx->done = NULL;
-    chunk_end(c, rc);
-    struct replica *rep = ctx->replica;
-    op_finish(ctx, rc);
-    chunk_free_if_quiet(c);
-    if (rc == 0)
-        sync_step_all(rep);
-}
-
-static void epoch_told(struct peer_request *req, int rc)
-{
-    assert(rc <= 0);
-    assert(req->owner != NULL);
-    struct sync_chunk *c = req->owner;
-    c->remote_busy = false;
-    if (c->ctx)
-        chunk_finish(c, rc);
-    else
-        chunk_free_if_quiet(c);
-}
-
-/* R16: mod_epoch becomes the maximum of both, also where nothing was sent. */
-static void tell_epoch(struct sync_chunk *c)
-{
-    chunk_assert(c);
-    struct replica *rep = c->sync->replica;
-    struct wire_header h;
-    replica_header(rep, &h, WIRE_SYNC_EPOCH);
-    h.offset = (uint64_t)c->chunk * STORE_CHUNK_BYTES;
-    h.aux = c->mod_epoch;
-    c->remote_busy = true;
-    c->request = (struct peer_request){.cb = epoch_told, .owner = c};
-    peers_request(rep->set->cfg.peers, c->sync->node, &h, NULL, NULL, 0, &c->request);
-}
-
-static bool differs(const struct sync_chunk *c, uint32_t i)
-{
-    chunk_assert(c);
-    const struct store_block_digest *a = &c->here[i], *b = &c->there[i];
-    /* zeros there equal a hole here only if they take no space: what was trimmed here must be given back there */
-    if (a->state != 1 && b->state != 1)
-        return a->state == 0 && b->state == 2;
-    return a->state != b->state || a->crc32c != b->crc32c || a->crc64 != b->crc64;
-}
-
-static void run_read(struct store_io *io, int rc)
-{
-    assert(rc <= 0);
-    assert(io->owner != NULL);
-    struct op_ctx *ctx = io->owner;
-    if (ctx_ended_meanwhile(ctx))
-        return;
-    struct sync_chunk *c = ctx->owner;
-    if (rc == -EILSEQ) {
-        repair_start(ctx);
-        return;
-    }
-    if (rc != 0) {
-        chunk_finish(c, rc);
-        return;
-    }
-    write_send(ctx, false);
-}
-
-static void send_run(struct sync_chunk *c, uint32_t first, uint32_t count)
-{
-    chunk_assert(c);
-    struct op_ctx *ctx = c->ctx;
-    struct replica *rep = c->sync->replica;
-    ctx->offset = (uint64_t)c->chunk * STORE_CHUNK_BYTES + (uint64_t)first * STORE_BLOCK_BYTES;
-    ctx->length = count * STORE_BLOCK_BYTES;
-    ctx->wire_flags = 0;
-    ctx->copy_node = c->sync->node;
-    c->sync->bytes_copied += ctx->length;
-    if (c->here[first].state != 1) {
-        ctx->spend_units = 0;
-        ctx->wire_op = WIRE_ZERO;
-        write_send(ctx, false);
-        return;
-    }
-    if (ctx->buf && ctx->buf->refs > 1) {
-        buf_unref(ctx->buf);
-        ctx->buf = NULL;
-        ctx->buf_owned = false;
-    }
-    if (!ctx->buf) {
-        ctx->buf = buf_alloc(rep->set->cfg.pool, STORE_CHUNK_BYTES);
-        ctx->buf_owned = ctx->buf != NULL;
-    }
-    if (!ctx->buf) { /* back-pressure: listed again */
-        chunk_finish(c, -EAGAIN);
-        return;
-    }
-    ctx->wire_op = WIRE_WRITE;
-    ctx->spend_units = reserve_units_spanned(ctx->offset, ctx->length); /* of credits left from when it was in sync */
-    ctx->state = CTX_PREPARING;
-    ctx->io = (struct store_io){
-        .shard = rep->shard,
-        .op = STORE_READ,
-        .generation = ctx->generation,
-        .offset = ctx->offset,
-        .length = ctx->length,
-        .buf = ctx->buf,
-        .crcs = ctx->crcs,
-        .cb = run_read,
-        .owner = ctx,
-    };
-    ctx->io_busy = true;
-    store_submit(&ctx->io);
-}
-
-static void chunk_next(struct sync_chunk *c)
-{
-    chunk_assert(c);
-    uint32_t i = c->next_block;
-    while (i < STORE_CHUNK_BLOCKS && !differs(c, i))
-        i++;
-    if (i == STORE_CHUNK_BLOCKS) {
-        tell_epoch(c);
-        return;
-    }
-    uint32_t end = i + 1;
-    while (end < STORE_CHUNK_BLOCKS && differs(c, end) && (c->here[end].state == 1) == (c->here[i].state == 1))
-        end++;
-    c->next_block = end;
-    send_run(c, i, end - i);
-}
-
-static void digests_in(struct sync_chunk *c)
-{
-    chunk_assert(c);
-    if (c->local_busy || c->remote_busy)
-        return;
-    if (!c->ctx) {
-        chunk_free_if_quiet(c);
-        return;
-    }
-    if (c->rc != 0) {
-        chunk_finish(c, c->rc);
-        return;
-    }
-    c->next_block = 0;
-    chunk_next(c);
-}
-
-static void local_digest_done(struct store_digest *req, int rc)
-{
-    assert(rc <= 0);
-    struct sync_chunk *c = req->owner;
-    c->local_busy = false;
-    if (rc != 0)
-        c->rc = rc;
-    digests_in(c);
-}
-
-static void remote_digest_done(struct peer_request *req, int rc)
-{
-    assert(rc <= 0);
-    assert(req->owner != NULL);
-    struct sync_chunk *c = req->owner;
-    c->remote_busy = false;
-    if (rc == 0)
-        rc = sync_digest_decode(req->reply->body, req->reply->header.body_len, c->there);
-    if (rc != 0)
-        c->rc = rc;
-    digests_in(c);
-}
-
-void sync_chunk_locked(struct op_ctx *ctx)
-{
-    ctx_assert(ctx);
-    struct sync_chunk *c = ctx->owner;
-    struct replica *rep = ctx->replica;
-    struct store_chunk_info info;
-    uint32_t next = 0;
-    assert(ctx->unlocked ? rep->phase == PHASE_PARKED || MUTANT(copy_without_lock)
-                         : ctx->lock.held && ctx->lock.exclusive);
-    ctx->state = CTX_PREPARING;
-    c->rc = 0;
-    if (store_chunks_modified(rep->shard, 0, c->chunk, &info, 1, &next) == 1 && info.chunk == c->chunk)
-        c->mod_epoch = info.mod_epoch;
-    c->local_busy = c->remote_busy = true;
-    c->local = (struct store_digest){.shard = rep->shard,
-                                     .chunk = c->chunk,
-                                     .generation = ctx->generation,
-                                     .blocks = c->here,
-                                     .cb = local_digest_done,
-                                     .owner = c};
-    struct wire_header h;
-    replica_header(rep, &h, WIRE_SYNC_DIGEST);
-    h.generation = ctx->generation;
-    h.offset = (uint64_t)c->chunk * STORE_CHUNK_BYTES;
-    c->request = (struct peer_request){.cb = remote_digest_done, .owner = c};
-    peers_request(rep->set->cfg.peers, c->sync->node, &h, NULL, NULL, 0, &c->request);
-    store_digest(&c->local);
-}
-
-static void chunk_begin(struct sync *s, uint32_t chunk)
-{
-    sync_assert(s);
-    struct replica *rep = s->replica;
-    const struct map_volume *v = replica_volume(rep);
-    struct sync_chunk *c = calloc(1, sizeof(*c));
-    if (!c || !v) {
-        free(c);
-        return;
-    }
-    unlist_chunk(s, chunk);
-    s->chunks_busy++;
-    c->sync = s;
-    c->chunk = chunk;
-    struct op_ctx *ctx = ctx_alloc(rep);
-    c->ctx = ctx;
-    ctx->kind = CTX_COPY;
-    ctx->generation = v->generation;
-    ctx->done = chunk_ctx_done;
-    ctx->owner = c;
-    if (rep->phase == PHASE_PARKED || MUTANT(copy_without_lock)) {
-        /* Writes that cannot be acknowledged until this member is in sync hold their locks. Nothing is written while PARKED, so
-         * that copies need none; any new epoch aborts them. */
-        assert(rep->drive_writes == 0 || MUTANT(copy_without_lock));
-        ctx->unlocked = true;
-        ctx->state = CTX_HELD;
-        list_push_back(&rep->ops, &ctx->link);
-        op_start(ctx);
-        return;
-    }
-    uint64_t start = (uint64_t)chunk * STORE_CHUNK_BYTES;
-    ctx_begin(rep, ctx, start, start + STORE_CHUNK_BYTES, true);
 }
 
 /* ---- JOINING, ADDING ---- */
@@ -726,7 +410,7 @@ static void copy_some(struct sync *s)
         }
         while (!listed(s, s->cursor))
             s->cursor = (s->cursor + 1) % STORE_SHARD_CHUNKS;
-        chunk_begin(s, s->cursor);
+        sync_chunk_begin(s, s->cursor);
     }
     if (s->state == SYNC_COPYING && s->todo_count == 0 && s->chunks_busy == 0)
         sync_join(s);
@@ -737,6 +421,10 @@ void sync_step_all(struct replica *rep)
     replica_assert(rep);
     if (rep->phase != PHASE_SERVING && rep->phase != PHASE_PARKED)
         return;
+    if (rollback_wanted(rep)) { /* before anybody gets a copy of what is not the head's content any more */
+        rollback_start(rep);
+        return;
+    }
     for (uint32_t i = 0; i < rep->sync_count; i++) {
         struct sync *s = rep->syncs[i];
         if (s->state == SYNC_WAITING)

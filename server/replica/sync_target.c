@@ -2,7 +2,7 @@
 /* sync_target: the side of the member that is being synced (R16, R17).
  *
  * - SYNC_START: earlier drive writes drain, marks freeze, the chunks that may differ are listed.
- * - SYNC_DIGEST: checksums recomputed from the own drive. SYNC_EPOCH: mod_epoch := max.
+ * - SYNC_GENERATIONS: which generations have a record of a chunk. SYNC_DIGEST: checksums recomputed from the own drive. SYNC_EPOCH: mod_epoch := max.
  * - SYNC_JOIN: earlier writes drain, then a flush: what was copied is durable before this member may be added.
  * - SYNC_END: added: the frozen marks go.
  * Failure: every refusal is a status; the primary starts over.
@@ -133,6 +133,54 @@ static int digest_start(struct replica *rep, const struct peer_source *source, c
     return 1; /* answered later */
 }
 
+/* ---- GENERATIONS ---- */
+
+struct records_job {
+    struct store_chunk_generations records;
+    struct replica *replica;
+    struct peer_source source;
+    struct wire_header request;
+    uint32_t generations[STORE_LIVE_MAX];
+    uint8_t body[STORE_LIVE_MAX * 4];
+};
+
+static void records_done(struct store_chunk_generations *req, int rc)
+{
+    assert(rc <= 0);
+    struct records_job *job = req->owner;
+    struct wire_header reply = {.status = rc};
+    if (rc == 0)
+        reply.body_len = (uint32_t)sync_generations_encode(job->generations, req->count, job->body);
+    assert(job->replica->digests > 0);
+    job->replica->digests--;
+    peers_reply(job->replica->set->cfg.peers, &job->source, &job->request, &reply,
+                reply.body_len > 0 ? job->body : NULL, NULL, 0);
+    free(job);
+}
+
+static int records_start(struct replica *rep, const struct peer_source *source, const struct wire_header *h)
+{
+    assert(source->node <= MAP_NODES_MAX);
+    replica_assert(rep);
+    struct records_job *job = malloc(sizeof(*job));
+    if (!job)
+        return -ENOMEM;
+    job->replica = rep;
+    job->source = *source;
+    job->request = *h;
+    rep->digests++;
+    job->records = (struct store_chunk_generations){
+        .shard = rep->shard,
+        .chunk = (uint32_t)(h->offset / STORE_CHUNK_BYTES),
+        .generations = job->generations,
+        .max = STORE_LIVE_MAX,
+        .cb = records_done,
+        .owner = job,
+    };
+    store_chunk_generations(&job->records);
+    return 1; /* answered later */
+}
+
 static void simple_reply(struct replicas *r, const struct peer_source *source, struct msg *msg, int rc)
 {
     assert(rc <= 0);
@@ -165,6 +213,7 @@ void sync_target_message(struct replicas *r, const struct peer_source *source, s
     case WIRE_SYNC_START:
     case WIRE_SYNC_JOIN: drain_add(rep, source, msg); return;
     case WIRE_SYNC_DIGEST: rc = h->generation == 0 ? -EINVAL : digest_start(rep, source, h); break;
+    case WIRE_SYNC_GENERATIONS: rc = records_start(rep, source, h); break;
     case WIRE_SYNC_EPOCH: store_raise_mod_epoch(rep->shard, chunk, h->aux); break;
     case WIRE_SYNC_END:
         if (h->aux == 1)

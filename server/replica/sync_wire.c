@@ -85,3 +85,26 @@ int sync_digest_decode(const uint8_t *body, size_t bytes, struct store_block_dig
     }
     return 0;
 }
+
+size_t sync_generations_encode(const uint32_t *generations, uint32_t count, uint8_t *body)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        assert(i == 0 || generations[i - 1] < generations[i]);
+        put32(body + (size_t)i * 4, generations[i]);
+    }
+    return (size_t)count * 4;
+}
+
+int sync_generations_decode(const uint8_t *body, size_t bytes, uint32_t *ret_generations, uint32_t max,
+                            uint32_t *ret_count)
+{
+    if (bytes % 4 != 0 || bytes / 4 > max)
+        return -EBADMSG;
+    for (size_t i = 0; i < bytes / 4; i++) {
+        ret_generations[i] = get32(body + i * 4);
+        if (i > 0 && ret_generations[i] <= ret_generations[i - 1])
+            return -EBADMSG;
+    }
+    *ret_count = (uint32_t)(bytes / 4);
+    return 0;
+}

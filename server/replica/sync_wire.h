@@ -20,4 +20,9 @@ int sync_list_decode(const uint8_t *body, size_t bytes, void (*fn)(void *arg, co
 void sync_digest_encode(const struct store_block_digest blocks[STORE_CHUNK_BLOCKS], uint8_t body[SYNC_DIGEST_BYTES]);
 int sync_digest_decode(const uint8_t *body, size_t bytes, struct store_block_digest ret_blocks[STORE_CHUNK_BLOCKS]);
 
+/* u32 generations, ascending, at least 1. */
+size_t sync_generations_encode(const uint32_t *generations, uint32_t count, uint8_t *body);
+int sync_generations_decode(const uint8_t *body, size_t bytes, uint32_t *ret_generations, uint32_t max,
+                            uint32_t *ret_count);
+
 #endif

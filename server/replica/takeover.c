@@ -43,9 +43,12 @@ static void add_range(struct takeover *t, uint64_t start, uint64_t end, uint32_t
     t->ranges[t->range_count++] = (struct takeover_range){.start = start, .end = end, .generation = generation};
 }
 
+/* Older generations first: what a newer one shares with them is copied once. */
 static int by_start(const void *a, const void *b)
 {
     const struct takeover_range *x = a, *y = b;
+    if (x->generation != y->generation)
+        return x->generation < y->generation ? -1 : 1;
     return x->start < y->start ? -1 : x->start > y->start;
 }
 
@@ -58,7 +61,7 @@ static void merge_ranges(struct takeover *t)
     uint32_t out = 0;
     for (uint32_t i = 1; i < t->range_count; i++) {
         struct takeover_range *last = &t->ranges[out];
-        if (t->ranges[i].start <= last->end) {
+        if (t->ranges[i].start <= last->end && t->ranges[i].generation == last->generation) {
             if (t->ranges[i].end > last->end)
                 last->end = t->ranges[i].end;
         } else {
@@ -139,8 +142,12 @@ void takeover_step(struct replica *rep)
     struct takeover *t = &rep->takeover;
     assert(rep->phase == PHASE_RAISING);
     assert(t->epoch == rep->map.epoch);
-    if (rep->drive_writes > 0 || t->restamp_busy)
+    if (rep->drive_writes > 0 || t->restamp_busy || rep->rolling)
         return;
+    if (rollback_wanted(rep)) {
+        rollback_start(rep); /* comes back here */
+        return;
+    }
     if (!t->restamped && MUTANT(primary_does_not_restamp))
         t->restamped = true;
     if (!t->restamped) {
@@ -221,6 +228,8 @@ void takeover_start(struct replica *rep)
     abandon_copies(rep);
     t->epoch = rep->map.epoch;
     t->restamped = false;
+    if (rollback_wanted(rep))
+        sync_stop_all(rep); /* they start over: the change is not forwarded to them, their new lists have it */
     if (!v || (map_in_sync_count(&rep->map) < v->min_replicas && !MUTANT(acknowledge_below_min))) {
         log_info("volume %llu shard %u epoch %llu: %u of %u members in sync: parked", (unsigned long long)rep->volume,
                  rep->index, (unsigned long long)rep->map.epoch, map_in_sync_count(&rep->map), v ? v->min_replicas : 0);
@@ -264,7 +273,7 @@ static void copy_more(struct replica *rep)
     while (t->range_next < t->range_count && t->copies_busy < COPIES_MAX) {
         struct takeover_range range = t->ranges[t->range_next++];
         t->copies_busy++;
-        (void)heal_start(rep, range.start, range.end, true, copied, NULL);
+        (void)heal_start(rep, range.start, range.end, range.generation, true, copied, NULL);
     }
     if (t->copies_busy == 0 && t->range_next == t->range_count)
         takeover_activate(rep);
@@ -395,6 +404,7 @@ void takeover_serve(struct replica *rep)
         log_info("volume %llu shard %u: serving as primary in epoch %llu", (unsigned long long)rep->volume, rep->index,
                  (unsigned long long)rep->map.epoch);
     }
+    seal_serve(rep);
     ops_resume(rep);
     sync_refresh(rep);
 }

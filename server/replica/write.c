@@ -462,6 +462,8 @@ static void write_done(struct op_ctx *ctx)
     list_remove(&ctx->sent_link);
     rep->writes_done++;
     write_commit_advance(rep);
+    if (rep->draining)
+        env_defer(rep->set->env, &rep->set->drained_task, seal_drained_task);
     if (ctx->kind != CTX_CLIENT) {
         heal_sent(ctx);
         return;
