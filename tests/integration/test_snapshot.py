@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots with real daemons: what was there when they were asked for, whatever is written or dies afterwards."""
+import json
+import os
+import subprocess
+
+import pytest
+from conftest import Volume, program, wait_for
+
+MIB = 1 << 20
+SMALL_SHARDS = {"cluster.shard_bytes": "16M"}
+
+
+@pytest.fixture
+def three(make_cluster):
+    """Three nodes and a volume of four shards on all of them, its home node 1."""
+    cluster = make_cluster(3, settings=SMALL_SHARDS)
+    cluster.up()
+    cluster.make_volume("v", 64 * MIB, replicas=3, home=1)
+    return cluster
+
+
+def ashlar(cluster, *arguments, code=0):
+    """Runs the command line; its standard output."""
+    done = subprocess.run([program("ashlar"), "--cluster", cluster.conf, *arguments], capture_output=True, text=True,
+                          check=False, timeout=90)
+    assert done.returncode == code, f"ashlar {' '.join(arguments)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def snapshot(cluster, *titles):
+    return json.loads(ashlar(cluster, "--json", "snapshot", "create", *titles))
+
+
+# Goal: I10: a snapshot keeps what was acknowledged before it, and nothing of what comes after.
+def test_a_snapshot_of_an_attached_volume_stays_as_it_was(three):
+    volume = three.attach("v")
+    volume.ok("write 0 1048576 1")
+    volume.ok(f"write {20 * MIB} 8192 2")
+    snapshot(three, "v@one")
+    volume.ok("write 4096 4096 3")
+    volume.ok(f"zero {20 * MIB} 8192")
+    volume.ok(f"write {40 * MIB} 65536 4")
+    old = three.attach("v@one")
+    old.ok("check 0 1048576 1")
+    old.ok(f"check {20 * MIB} 8192 2")
+    old.ok(f"check {40 * MIB} 65536 0")
+    assert old.call("write 0 4096 9").startswith("error")
+    volume.ok("check 0 4096 1")
+    volume.ok("check 4096 4096 3")
+    volume.ok("check 8192 1040384 1")
+    volume.ok(f"check {20 * MIB} 8192 0")
+    volume.ok(f"check {40 * MIB} 65536 4")
+
+
+# Goal: detached volumes, groups, names, listing and deletion, and what the command line says of mistakes.
+def test_snapshots_are_listed_and_deleted(three):
+    three.make_volume("w", 16 * MIB, replicas=3, home=2)
+    volume = three.attach("v")
+    volume.ok("write 0 65536 1")
+    assert volume.close() == 0
+    snapshot(three, "v", "w", "--name", "both")
+    snapshot(three, "v@second")
+    listed = json.loads(ashlar(three, "--json", "snapshot", "ls", "v"))
+    assert [(s["name"], s["state"]) for s in listed["snapshots"]] == [("both", "complete"), ("second", "complete")]
+    other = json.loads(ashlar(three, "--json", "snapshot", "ls", "w"))["snapshots"]
+    assert [s["name"] for s in other] == ["both"] and other[0]["group"] == listed["snapshots"][0]["group"]
+    assert "both" in ashlar(three, "snapshot", "ls", "v")
+    ashlar(three, "snapshot", "create", "v@both", code=1)
+    ashlar(three, "snapshot", "create", "v", code=2)
+    ashlar(three, "snapshot", "create", "nothing@x", code=1)
+    ashlar(three, "snapshot", "rm", "v@both")
+    ashlar(three, "snapshot", "rm", "v@both", code=1)
+    snapshot(three, "v@both")
+    old = three.attach("v@second")
+    old.ok("check 0 65536 1")
+
+
+# Goal: R16 over generations. Method: a member misses a snapshot and writes before and after it; it alone is asked in the end.
+def test_a_member_that_was_away_gets_every_generation(three):
+    volume = three.attach("v")
+    volume.ok("write 0 1048576 1")
+    snapshot(three, "v@one")
+    three.kill9(3)
+    three.wait_down(3)
+    volume.ok("write 8192 8192 2")
+    volume.ok(f"write {16 * MIB} 65536 2")
+    snapshot(three, "v@two")
+    volume.ok("write 8192 4096 3")
+    volume.ok("zero 65536 65536 trim")
+    snapshot(three, "v@three")
+    volume.ok(f"write {17 * MIB} 65536 4")
+    three.start(3)
+    three.wait_healthy()
+    assert volume.close() == 0
+    three.kill9(1)
+    three.wait_down(1)
+    ashlar(three, "volume", "set", "v", "--home", "3")
+    wait_for(lambda: all(s["primary"] in (2, 3) and s["epoch"] == s["active_epoch"]
+                         for s in three.admin("volume-info", name="v")["shards"]), "every shard is served")
+    one, two, last, head = (three.attach(name) for name in ("v@one", "v@two", "v@three", "v"))
+    one.ok("check 0 1048576 1")
+    one.ok(f"check {16 * MIB} 65536 0")
+    two.ok("check 8192 8192 2")
+    two.ok("check 65536 65536 1")
+    two.ok(f"check {16 * MIB} 65536 2")
+    last.ok("check 8192 4096 3")
+    last.ok("check 12288 4096 2")
+    last.ok("check 65536 65536 0")
+    last.ok(f"check {17 * MIB} 65536 0")
+    head.ok(f"check {17 * MIB} 65536 4")
+
+
+# Goal: I10 under load, with the primary dying: snapshots go on, whoever serves; no write is lost.
+def test_snapshots_while_nodes_die_under_load(three):
+    volume = three.attach("v")
+    volume.send("load 6000 41 16")
+    wait_for(lambda: any(s["marks"] for s in three.admin("status")["nodes"]), "writes under way")
+    snapshot(three, "v@before")
+    three.kill9(1)
+    made = 0
+    for i in range(5):
+        done = subprocess.run([program("ashlar"), "--cluster", three.conf, "snapshot", "create", f"v@s{i}"],
+                              capture_output=True, text=True, check=False, timeout=90)
+        made += done.returncode == 0
+    three.start(1)
+    volume.finish("load")
+    volume.ok("verify")
+    assert made >= 1
+    three.wait_healthy()
+    volume.ok("verify")
+
+
+# Goal: a client that disappears in the middle leaves nothing frozen.
+def test_a_client_that_dies_leaves_no_frozen_volume(three):
+    volume = three.attach("v")
+    volume.send("load 20000 51 32")
+    wait_for(lambda: any(s["marks"] for s in three.admin("status")["nodes"]), "writes under way")
+    making = subprocess.Popen([program("ashlar"), "--cluster", three.conf, "snapshot", "create", "v@torn"],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    volume.kill()
+    assert making.wait(90) == 0
+    again = Volume(three.conf, "v", "force")
+    assert again.opened.startswith("ok")
+    again.ok("write 0 65536 7")
+    snapshot(three, "v@whole")
+    again.ok("write 0 65536 8")
+    three.attach("v@whole").ok("check 0 65536 7")
+    again.kill()
+
+
+# Goal: rollback of a detached volume; later snapshots stay; a member that is away gets it, too.
+def test_rollback(three):
+    volume = three.attach("v")
+    volume.ok("write 0 1048576 1")
+    volume.ok(f"write {16 * MIB} 65536 1")
+    snapshot(three, "v@one")
+    volume.ok("write 4096 8192 2")
+    volume.ok(f"write {32 * MIB} 65536 2")
+    snapshot(three, "v@two")
+    volume.ok(f"zero {16 * MIB} 65536")
+    ashlar(three, "snapshot", "rollback", "v@one", code=1)
+    assert volume.close() == 0
+    three.kill9(3)
+    three.wait_down(3)
+    ashlar(three, "snapshot", "rollback", "v@one")
+    volume = three.attach("v")
+    volume.ok("check 0 1048576 1")
+    volume.ok(f"check {16 * MIB} 65536 1")
+    volume.ok(f"check {32 * MIB} 65536 0")
+    volume.ok("write 0 4096 5")
+    three.start(3)
+    three.wait_healthy()
+    assert volume.close() == 0
+    three.kill9(1)
+    three.wait_down(1)
+    ashlar(three, "volume", "set", "v", "--home", "3")
+    volume, two = three.attach("v"), three.attach("v@two")
+    volume.ok("check 0 4096 5")
+    volume.ok("check 4096 1044480 1")
+    volume.ok(f"check {32 * MIB} 65536 0")
+    two.ok("check 4096 8192 2")
+    two.ok(f"check {32 * MIB} 65536 2")
+
+
+# Goal: a clone is a volume of its own; deletion in any order takes only what nobody reads.
+def test_clones(three):
+    volume = three.attach("v")
+    volume.ok("write 0 1048576 1")
+    volume.ok(f"write {48 * MIB} 65536 1")
+    snapshot(three, "v@image")
+    volume.ok("write 0 8192 2")
+    ashlar(three, "clone", "v@image", "c1")
+    ashlar(three, "clone", "v@image", "c2")
+    ashlar(three, "clone", "v@image", "c2", code=1)
+    one, two = three.attach("c1"), three.attach("c2")
+    one.ok("check 0 1048576 1")
+    one.ok("write 4096 4096 3")
+    two.ok("check 0 1048576 1")
+    two.ok(f"zero {48 * MIB} 65536 trim")
+    one.ok(f"check {48 * MIB} 65536 1")
+    snapshot(three, "c1@inner")
+    one.ok("write 8192 4096 4")
+    ashlar(three, "clone", "c1@inner", "d")
+    assert volume.close() == 0
+    ashlar(three, "snapshot", "rm", "v@image")
+    ashlar(three, "volume", "rm", "v")
+    ashlar(three, "volume", "info", "v", code=1)
+    three.kill9(2)
+    three.wait_down(2)
+    inner = three.attach("d")
+    inner.ok("check 0 4096 1")
+    inner.ok("check 4096 4096 3")
+    inner.ok("check 8192 4096 1")
+    inner.ok("write 12288 4096 5")
+    three.start(2)
+    three.wait_healthy()
+    one.ok("check 8192 4096 4")
+    two.ok(f"check {48 * MIB} 65536 0")
+    ashlar(three, "volume", "flatten", "d")
+    wait_for(lambda: "parent" not in three.admin("volume-info", name="d")["volume"], "d is independent")
+    assert one.close() == 0
+    ashlar(three, "volume", "rm", "c1")
+    inner.ok("check 4096 4096 3")
+    inner.ok("check 12288 4096 5")
+    two.ok("check 4096 4096 1")
+    inner.ok(f"check {48 * MIB} 65536 1")
