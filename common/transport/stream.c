@@ -64,7 +64,8 @@ static void stream_deliver(struct stream_link *link)
     uint64_t now_ns = env_now_ns(link->transport->env);
     while (link->state == STREAM_OPEN && !link->paused) {
         struct msg *msg = NULL;
-        int rc = frame_rx_next(&link->rx, now_ns, &msg);
+        int rc = link->transport->io->next ? link->transport->io->next(link, now_ns, &msg)
+                                           : frame_rx_next(&link->rx, now_ns, &msg);
         if (rc == 0)
             return;
         if (rc == -ENOBUFS) {
@@ -126,6 +127,13 @@ void stream_link_received(struct stream_link *link, ssize_t bytes_or_error)
     if (!link->resume_task.queued)
         stream_deliver(link);
     link->transport->io->kick(link);
+}
+
+void stream_link_arrived(struct stream_link *link)
+{
+    assert(link->transport->io->next != NULL);
+    if (stream_link_wants_read(link))
+        stream_deliver(link);
 }
 
 void stream_link_retry(struct stream_link *link)

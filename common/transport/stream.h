@@ -42,6 +42,8 @@ struct stream_io {
     int (*open)(struct stream_link *link);  /* an accepted link, fd is set; 0 or -errno */
     void (*kick)(struct stream_link *link); /* read if stream_link_wants_read, send if stream_link_wants_send */
     void (*stop)(struct stream_link *link); /* take back what is in flight; ends by stream_link_gone */
+    /* 1 and a message, 0 or -errno, as frame_rx_next, for a side that parses by itself; NULL: frame_rx does. */
+    int (*next)(struct stream_link *link, uint64_t now_ns, struct msg **ret_msg);
     int (*listen)(struct stream_listener *listener, const char *address); /* sets listener->text */
     void (*listen_again)(struct stream_listener *listener);               /* go on accepting (stream_socket.c) */
     void (*listen_stop)(struct stream_listener *listener);                /* ends by stream_listener_gone */
@@ -105,6 +107,7 @@ bool stream_link_wants_read(const struct stream_link *link);
 bool stream_link_wants_send(const struct stream_link *link);
 void stream_link_connected(struct stream_link *link, int rc);
 void stream_link_received(struct stream_link *link, ssize_t bytes_or_error); /* 0: end of file */
+void stream_link_arrived(struct stream_link *link); /* of a side with next: there may be something */
 void stream_link_sent(struct stream_link *link, ssize_t bytes_or_error);
 void stream_link_retry(struct stream_link *link); /* the operation was interrupted */
 void stream_link_gone(struct stream_link *link);  /* a task then calls closed and frees */

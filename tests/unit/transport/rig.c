@@ -13,6 +13,7 @@
 
 #include "common/env_uv.h"
 #include "common/ring/ring.h"
+#include "common/transport/rdma.h"
 #include "common/transport/socket.h"
 #include "common/transport/tcp_ring.h"
 #include "common/transport/tcp_uv.h"
@@ -45,6 +46,56 @@ static void warm_up(void)
     assert_int_equal(uv_loop_close(&loop), 0);
 }
 
+static void rig_accept(struct listener *listener, void *arg, struct link *link);
+
+/* ---- RDMA */
+
+bool rig_rdma_hosts(char listen[64], char connect[64])
+{
+    const char *given = getenv("ASHLAR_TEST_RDMA");
+    return given && sscanf(given, "%63[^,],%63s", listen, connect) == 2;
+}
+
+static bool is_rdma(enum rig_loop loop)
+{
+    return loop == RIG_RDMA || loop == RIG_RDMA_PLAIN;
+}
+
+static void rdma_open(struct rig_side *side, enum rig_loop loop, bool connects)
+{
+    char hosts[2][64];
+    assert_true(rig_rdma_hosts(hosts[0], hosts[1]));
+    struct transport_rdma_config config = {
+        .links_max = 10, .credits = 32, .no_windows = loop == RIG_RDMA_PLAIN, .source = hosts[connects]};
+    assert_int_equal(transport_rdma_create(side->ring, side->bufs, &config, &side->transport), 0);
+    transport_rdma_identify(side->transport, connects ? 1 : 2, 7);
+}
+
+/* librdmacm opens the devices once a process, for good: before descriptors are counted. */
+static void rdma_warm_up(void)
+{
+    static bool warm;
+    char hosts[2][64], address[160];
+    struct listener *listener = NULL;
+    if (warm || !rig_rdma_hosts(hosts[0], hosts[1]))
+        return;
+    warm = true;
+    struct rig_side side = {.loop = RIG_RDMA, .bufs = buf_pool_create(1 << 20)};
+    struct ring_config ring = {.entries = 64, .seed = 1};
+    assert_int_equal(ring_loop_create(&ring, &side.ring), 0);
+    rdma_open(&side, RIG_RDMA, false);
+    for (int i = 0; i < 2; i++) {
+        (void)snprintf(address, sizeof(address), "rdma:%s:0", hosts[i]);
+        assert_int_equal(transport_listen(side.transport, address, rig_accept, NULL, &listener), 0);
+    }
+    transport_rdma_shutdown(side.transport);
+    while (transport_rdma_live(side.transport) > 0)
+        assert_int_equal(ring_loop_turn(side.ring, 1000000), 0);
+    transport_rdma_destroy(side.transport);
+    buf_pool_destroy(side.bufs);
+    ring_loop_destroy(side.ring);
+}
+
 /* ---- sides */
 
 static void side_open(struct rig *rig, struct rig_side *side, enum rig_loop loop, uint32_t bufs_bytes)
@@ -52,11 +103,14 @@ static void side_open(struct rig *rig, struct rig_side *side, enum rig_loop loop
     side->loop = loop;
     side->bufs = buf_pool_create(bufs_bytes);
     assert_non_null(side->bufs);
-    if (loop == RIG_RING) {
+    if (loop == RIG_RING || is_rdma(loop)) {
         struct ring_config config = {.entries = 64, .seed = 1};
         assert_int_equal(ring_loop_create(&config, &side->ring), 0);
         side->env = ring_loop_env(side->ring);
-        assert_int_equal(transport_ring_create(side->ring, side->bufs, &side->transport), 0);
+        if (is_rdma(loop))
+            rdma_open(side, loop, side == &rig->a);
+        else
+            assert_int_equal(transport_ring_create(side->ring, side->bufs, &side->transport), 0);
     } else if (loop == RIG_UV) {
         side->uv = malloc(sizeof(*side->uv));
         assert_non_null(side->uv);
@@ -72,7 +126,7 @@ static void side_open(struct rig *rig, struct rig_side *side, enum rig_loop loop
 
 static void side_turn(struct rig_side *side)
 {
-    if (side->loop == RIG_RING)
+    if (side->ring)
         assert_int_equal(ring_loop_turn(side->ring, 20000), 0);
     else if (side->loop == RIG_UV)
         (void)uv_run(side->uv, UV_RUN_NOWAIT);
@@ -91,9 +145,15 @@ void rig_turn(struct rig *rig)
 
 static void side_close(struct rig *rig, struct rig_side *side)
 {
+    if (is_rdma(side->loop))
+        transport_rdma_shutdown(side->transport);
     stream_transport_shutdown(side->transport);
     rig_until(rig, stream_transport_live(side->transport) == 0);
-    if (side->loop == RIG_SIM)
+    if (is_rdma(side->loop))
+        rig_until(rig, transport_rdma_live(side->transport) == 0);
+    if (is_rdma(side->loop))
+        transport_rdma_destroy(side->transport);
+    else if (side->loop == RIG_SIM)
         transport_sim_destroy(side->transport);
     else
         stream_transport_destroy(side->transport);
@@ -104,7 +164,7 @@ static void side_close(struct rig *rig, struct rig_side *side)
 
 static void side_free(struct rig_side *side)
 {
-    if (side->loop == RIG_RING)
+    if (side->ring)
         ring_loop_destroy(side->ring);
     if (side->loop == RIG_UV) {
         (void)uv_run(side->uv, UV_RUN_DEFAULT);
@@ -119,6 +179,8 @@ struct rig *rig_open(const struct rig_kind *kind, uint32_t bufs_bytes)
     assert_non_null(rig);
     rig->kind = kind;
     warm_up();
+    if (is_rdma(kind->connector))
+        rdma_warm_up();
     rig->descriptors = count_descriptors();
     (void)snprintf(rig->folder, sizeof(rig->folder), "/tmp/transport_test.XXXXXX");
     assert_non_null(mkdtemp(rig->folder));
@@ -129,7 +191,10 @@ struct rig *rig_open(const struct rig_kind *kind, uint32_t bufs_bytes)
     }
     side_open(rig, &rig->a, kind->connector, bufs_bytes);
     side_open(rig, &rig->b, kind->acceptor, bufs_bytes);
-    if (kind->address)
+    char hosts[2][64];
+    if (is_rdma(kind->acceptor) && rig_rdma_hosts(hosts[0], hosts[1]))
+        (void)snprintf(rig->listen_address, sizeof(rig->listen_address), "rdma:%s:0", hosts[0]);
+    else if (kind->address)
         (void)snprintf(rig->listen_address, sizeof(rig->listen_address), "%s", kind->address);
     else
         (void)snprintf(rig->listen_address, sizeof(rig->listen_address), "unix:%s/socket", rig->folder);
@@ -151,7 +216,7 @@ void rig_close(struct rig *rig)
 
 bool rig_is_raw(const struct rig *rig)
 {
-    return rig->world == NULL;
+    return rig->world == NULL && !is_rdma(rig->a.loop);
 }
 
 /* ---- endpoints */

@@ -20,7 +20,7 @@
 #include "common/env.h"
 #include "common/transport.h"
 
-enum rig_loop { RIG_RING, RIG_UV, RIG_SIM };
+enum rig_loop { RIG_RING, RIG_UV, RIG_SIM, RIG_RDMA, RIG_RDMA_PLAIN /* without memory windows */ };
 
 struct rig_kind {
     const char *name;
@@ -75,6 +75,8 @@ extern const struct link_callbacks endpoint_callbacks;
 struct rig *rig_open(const struct rig_kind *kind, uint32_t bufs_bytes);
 void rig_close(struct rig *rig);
 bool rig_is_raw(const struct rig *rig); /* a raw socket can talk to it */
+/* Two addresses with RDMA devices, from $ASHLAR_TEST_RDMA ("10.77.0.1,10.77.0.2"); false: none are given. */
+bool rig_rdma_hosts(char listen[64], char connect[64]);
 void rig_turn(struct rig *rig);
 void rig_listen(struct rig *rig);
 /* Both ends of a new link, connected. */

@@ -2,6 +2,7 @@
 /* transport: the conformance suite of common/transport.h: every case on every kind of transport.
  * Method: see rig.h; each case ends with nothing left open. Usage: transport_test [FILTER] (a pattern of cmocka's). */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "common/log.h"
 #include "tests/unit/transport/rig.h"
@@ -14,6 +15,10 @@ static const struct rig_kind kinds[] = {
     {"unix_uv_to_ring", RIG_UV, RIG_RING, NULL},
     {"tcp_ring_to_uv", RIG_RING, RIG_UV, "tcp:127.0.0.1:0"},
     {"sim", RIG_SIM, RIG_SIM, NULL},
+    /* where $ASHLAR_TEST_RDMA names two addresses: in the guests of tests/vm, and on real devices */
+    {"rdma", RIG_RDMA, RIG_RDMA, NULL},
+    {"rdma_plain", RIG_RDMA_PLAIN, RIG_RDMA_PLAIN, NULL},
+    {"rdma_mixed", RIG_RDMA, RIG_RDMA_PLAIN, NULL},
 };
 #define KIND_COUNT (sizeof(kinds) / sizeof(kinds[0]))
 #define CASES_MAX 64u
@@ -40,7 +45,7 @@ static unsigned run_count;
 static void add_cases(const struct rig_kind *kind, const struct rig_case *cases, unsigned count)
 {
     for (unsigned i = 0; i < count; i++) {
-        if (cases[i].raw_only && kind->connector == RIG_SIM)
+        if (cases[i].raw_only && kind->connector >= RIG_SIM)
             continue;
         struct run *run = &runs[run_count];
         run->kind = kind;
@@ -54,8 +59,13 @@ int main(int argc, char **argv)
 {
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
-    log_init(LOG_ERROR, NULL);
+    const char *level = getenv("ASHLAR_TEST_LOG");
+    log_init(level ? LOG_DEBUG : LOG_ERROR, NULL);
+    char hosts[2][64];
+    bool rdma = rig_rdma_hosts(hosts[0], hosts[1]);
     for (unsigned i = 0; i < KIND_COUNT; i++) {
+        if (kinds[i].connector >= RIG_RDMA && !rdma)
+            continue;
         add_cases(&kinds[i], traffic_cases, traffic_case_count);
         add_cases(&kinds[i], life_cases, life_case_count);
         add_cases(&kinds[i], hostile_cases, hostile_case_count);
