@@ -44,6 +44,7 @@ json_t *node_stats_collect(json_t *nodes)
             continue;
         for (size_t k = 0; k < sizeof(copied) / sizeof(copied[0]); k++)
             (void)json_object_set(node, copied[k], json_object_get(json_object_get(stats, "counters"), copied[k]));
+        (void)json_object_set(node, "links", json_object_get(stats, "links"));
         (void)snprintf(id, sizeof(id), "%lld", admin_integer(node, "id"));
         (void)json_object_set_new(all, id, stats);
     }
@@ -64,6 +65,41 @@ static const char *used_of(const json_t *node, char out[64])
     return out;
 }
 
+/* By which transports it reaches the others. */
+static const char *links_of(const json_t *node)
+{
+    size_t i, rdma = 0, tcp = 0;
+    json_t *link;
+    json_array_foreach(json_object_get(node, "links"), i, link)
+    {
+        bool by_rdma = strcmp(admin_string(link, "transport"), "rdma") == 0;
+        rdma += admin_true(link, "up") && by_rdma;
+        tcp += admin_true(link, "up") && !by_rdma;
+    }
+    return rdma && tcp ? "rdma+tcp" : rdma ? "rdma" : tcp ? "tcp" : "-";
+}
+
+static bool is_plain_tcp(const char *reason)
+{
+    return !*reason || strcmp(reason, strerror(ENODEV)) == 0 || strcmp(reason, "built without RDMA") == 0;
+}
+
+void node_stats_fallbacks(const json_t *nodes)
+{
+    size_t i, k;
+    json_t *node, *link;
+    json_array_foreach((json_t *)nodes, i, node)
+    {
+        json_array_foreach(json_object_get(node, "links"), k, link)
+        {
+            const char *reason = admin_string(link, "reason");
+            if (admin_true(link, "up") && !is_plain_tcp(reason))
+                printf("links: node %lld reaches node %lld by TCP, not by RDMA: %s\n", admin_integer(node, "id"),
+                       admin_integer(link, "node"), reason);
+        }
+    }
+}
+
 static const char *note_of(const json_t *node, bool leads)
 {
     if (admin_true(node, "full"))
@@ -82,7 +118,7 @@ void node_stats_table(const struct cli *cli, const json_t *nodes, long long lead
     size_t i;
     json_t *node;
     struct text_table *table =
-        text_table_create(cli->colour, "NODE\tSTATE\tHOST\tREPLICAS\tIN SYNC\tPRIMARIES\tCLIENTS\tUSED\tNOTE");
+        text_table_create(cli->colour, "NODE\tSTATE\tHOST\tREPLICAS\tIN SYNC\tPRIMARIES\tCLIENTS\tLINKS\tUSED\tNOTE");
     json_array_foreach((json_t *)nodes, i, node)
     {
         char used[64];
@@ -91,10 +127,10 @@ void node_stats_table(const struct cli *cli, const json_t *nodes, long long lead
                        !up || bad                      ? TEXT_BAD
                        : admin_true(node, "near_full") ? TEXT_WARN
                                                        : TEXT_PLAIN,
-                       "%lld\t%s\t%s\t%lld\t%lld\t%lld\t%lld\t%s\t%s", admin_integer(node, "id"),
+                       "%lld\t%s\t%s\t%lld\t%lld\t%lld\t%lld\t%s\t%s\t%s", admin_integer(node, "id"),
                        admin_string(node, "state"), admin_string(node, "host"), admin_integer(node, "members"),
                        admin_integer(node, "in_sync"), admin_integer(node, "primaries"), admin_integer(node, "clients"),
-                       used_of(node, used), note_of(node, admin_integer(node, "id") == leader));
+                       links_of(node), used_of(node, used), note_of(node, admin_integer(node, "id") == leader));
     }
     text_table_print(table, stdout);
 }

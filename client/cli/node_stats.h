@@ -16,6 +16,8 @@ int node_stats_get(const json_t *node, json_t **ret_stats);
 /* {"ID": stats} of all nodes that answer; counters of interest are copied into the node objects. */
 json_t *node_stats_collect(json_t *nodes);
 /* The table of nodes on stdout. */
+/* A line for each link that runs on TCP although RDMA was wanted. */
+void node_stats_fallbacks(const json_t *nodes);
 void node_stats_table(const struct cli *cli, const json_t *nodes, long long leader);
 
 #endif

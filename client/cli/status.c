@@ -244,6 +244,7 @@ static void print_screen(const struct cli *cli, const struct screen *screen)
     json_t *line;
     print_head(cli, screen);
     node_stats_table(cli, json_object_get(screen->status, "nodes"), admin_integer(screen->status, "leader"));
+    node_stats_fallbacks(json_object_get(screen->status, "nodes"));
     print_volumes(cli, screen);
     print_resync(screen);
     print_checksums(screen);

@@ -107,6 +107,18 @@ struct bridge_shard_sync { /* resync progress of one member, as its primary sees
     uint32_t chunks_total, chunks_done;
 };
 
+struct bridge_link { /* to another daemon, as this one made it */
+    uint32_t node;
+    bool up, rdma;
+    char device[32]; /* of RDMA */
+    char reason[64]; /* why it is TCP although RDMA is wanted; "" */
+};
+
+struct bridge_rdma { /* of all links; zero without RDMA */
+    uint64_t sends, control_sends, reads, read_bytes, offers, doorbells, completions, wakeups, receives;
+    uint64_t tx_copied_bytes, rx_copied_bytes, links_failed;
+};
+
 /* What the data thread tells about itself; malloc'ed with its arrays, ended by release. */
 struct bridge_stats {
     uint64_t taken_ns;
@@ -125,6 +137,9 @@ struct bridge_stats {
     uint64_t takeovers, resyncs_done, resync_bytes;
     /* links and clients */
     uint32_t peers, clients;
+    uint32_t link_count;
+    struct bridge_link *links;
+    struct bridge_rdma rdma;
     uint32_t volume_count;
     struct bridge_volume_stats *volumes;
     uint32_t sync_count;

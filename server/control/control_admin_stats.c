@@ -92,6 +92,37 @@ static json_t *counters_json(const struct bridge_stats *s)
     return object;
 }
 
+static json_t *links_json(const struct bridge_stats *s)
+{
+    json_t *links = json_array();
+    assert(s->links || s->link_count == 0);
+    for (uint32_t i = 0; i < s->link_count; i++) {
+        const struct bridge_link *link = &s->links[i];
+        assert(link->node > 0);
+        (void)json_array_append_new(links, json_pack("{s:I,s:b,s:s,s:s,s:s}", "node", (json_int_t)link->node, "up",
+                                                     link->up, "transport", link->rdma ? "rdma" : "tcp", "device",
+                                                     link->device, "reason", link->reason));
+    }
+    return links;
+}
+
+static json_t *rdma_json(const struct bridge_rdma *r)
+{
+    assert(r != NULL);
+    json_t *object =
+        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "sends", (json_int_t)r->sends, "control_sends",
+                  (json_int_t)r->control_sends, "reads", (json_int_t)r->reads, "read_bytes", (json_int_t)r->read_bytes,
+                  "offers", (json_int_t)r->offers, "doorbells", (json_int_t)r->doorbells);
+    json_t *more = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "completions", (json_int_t)r->completions, "wakeups",
+                             (json_int_t)r->wakeups, "receives", (json_int_t)r->receives, "tx_copied_bytes",
+                             (json_int_t)r->tx_copied_bytes, "rx_copied_bytes", (json_int_t)r->rx_copied_bytes,
+                             "links_failed", (json_int_t)r->links_failed);
+    assert(object && more);
+    (void)json_object_update(object, more);
+    json_decref(more);
+    return object;
+}
+
 json_t *control_report_stats(struct control *c, json_t *request, char sentence[ADMIN_SENTENCE_MAX])
 {
     assert(c != NULL);
@@ -110,8 +141,9 @@ json_t *control_report_stats(struct control *c, json_t *request, char sentence[A
             syncs, json_pack("{s:I,s:I,s:I,s:I,s:I}", "volume", (json_int_t)s->syncs[i].volume, "shard",
                              (json_int_t)s->syncs[i].shard, "node", (json_int_t)s->syncs[i].node, "chunks_total",
                              (json_int_t)s->syncs[i].chunks_total, "chunks_done", (json_int_t)s->syncs[i].chunks_done));
-    json_t *answer = json_pack("{s:I,s:o,s:o,s:o}", "node", (json_int_t)c->config.node, "counters", counters_json(s),
-                               "volumes", volumes, "syncs", syncs);
+    json_t *answer =
+        json_pack("{s:I,s:o,s:o,s:o,s:o,s:o}", "node", (json_int_t)c->config.node, "counters", counters_json(s),
+                  "volumes", volumes, "syncs", syncs, "links", links_json(s), "rdma", rdma_json(&s->rdma));
     char *own = c->config.hooks.stats_json ? c->config.hooks.stats_json(c->config.arg, s) : NULL;
     json_t *daemon = own ? json_loads(own, 0, NULL) : NULL;
     if (daemon)

@@ -164,7 +164,7 @@ static const struct link_callbacks unwanted_callbacks = {.message = ignore_messa
 static void accepted(struct listener *listener, void *arg, struct link *link)
 {
     struct data_thread *d = arg;
-    assert(listener == d->tcp_listener || listener == d->unix_listener);
+    assert(listener == d->tcp_listener || listener == d->unix_listener || listener == d->rdma_listener);
     assert(link);
     struct accepting *a = d->accepting_count < DATA_ACCEPTING_MAX ? calloc(1, sizeof(*a)) : NULL;
     if (!a) {
@@ -199,7 +199,10 @@ int data_listen(struct data_thread *d)
     assert(d->incarnation && !d->tcp_listener);
     assert(!d->unix_listener);
     (void)snprintf(address, sizeof(address), "tcp:%s", settings->data);
-    int rc = listen_at(d, address, &d->tcp_listener);
+    int rc = data_rdma_listen(d, accepted);
+    if (rc < 0)
+        return rc;
+    rc = listen_at(d, address, &d->tcp_listener);
     if (rc == 0 && settings->rundir[0]) {
         (void)snprintf(address, sizeof(address), "unix:%s/data.sock", settings->rundir);
         rc = listen_at(d, address, &d->unix_listener);
@@ -213,7 +216,8 @@ void data_unlisten(struct data_thread *d)
     assert(d->state == DATA_STOPPING);
     listener_close(d->tcp_listener);
     listener_close(d->unix_listener);
-    d->tcp_listener = d->unix_listener = NULL;
+    listener_close(d->rdma_listener);
+    d->tcp_listener = d->unix_listener = d->rdma_listener = NULL;
     list_for_each(pos, &d->accepting)
         link_close(list_entry(pos, struct accepting, link_node)->link); /* its closed callback follows later */
 }

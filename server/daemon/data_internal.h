@@ -38,8 +38,10 @@ struct data_thread {
     struct env *env;
     struct buf_pool *pool;
     struct transport *transport;
-    struct drive *drive; /* until the store has it */
-    struct kv *kv;       /* likewise */
+    struct transport *rdma; /* data_rdma.c; NULL: none */
+    int rdma_error;         /* why there is none, or nobody can connect by it; -errno */
+    struct drive *drive;    /* until the store has it */
+    struct kv *kv;          /* likewise */
     struct store *store;
     struct data_opened opened;
     bool store_failed;
@@ -59,7 +61,7 @@ struct data_thread {
     struct list_node proposals;
     uint8_t *entry_buffer; /* MAP_ENTRY_BYTES_MAX */
     /* data_accept.c */
-    struct listener *tcp_listener, *unix_listener;
+    struct listener *tcp_listener, *unix_listener, *rdma_listener;
     struct list_node accepting;
     uint32_t accepting_count;
     struct log_limiter refused_limiter;
@@ -88,6 +90,11 @@ void data_proposals_forget(struct data_thread *d);
 /* data_accept.c */
 int data_listen(struct data_thread *d);
 void data_unlisten(struct data_thread *d); /* and closes links that have not said who they are */
+
+/* data_rdma.c */
+int data_rdma_open(struct data_thread *d);
+int data_rdma_listen(struct data_thread *d, transport_accept_cb accepted);
+void data_rdma_tell(const struct data_thread *d, struct bridge_stats *ret);
 
 /* data_tell.c */
 void data_alive_start(struct data_thread *d);

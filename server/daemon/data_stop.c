@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "common/transport/rdma.h"
 #include "common/transport/stream.h"
 #include "server/daemon/data_internal.h"
 
@@ -24,7 +25,8 @@ static void links_poll(struct env_timer *timer)
     struct data_thread *d = list_entry(timer, struct data_thread, stop_timer);
     assert(!d->store && !d->peers);
     assert(d->state == DATA_STOPPING);
-    if (stream_transport_live(d->transport) > 0 || d->accepting_count > 0) {
+    if (stream_transport_live(d->transport) > 0 || d->accepting_count > 0 ||
+        (d->rdma && transport_rdma_live(d->rdma) > 0)) {
         env_timer_start(d->env, &d->stop_timer, POLL_NS, links_poll);
         return;
     }
@@ -38,6 +40,8 @@ static void stop_links(struct data_thread *d)
     assert(d->state == DATA_STOPPING);
     assert(!d->store && !d->peers);
     stream_transport_shutdown(d->transport);
+    if (d->rdma)
+        transport_rdma_shutdown(d->rdma);
     env_timer_start(d->env, &d->stop_timer, POLL_NS, links_poll);
 }
 

@@ -139,6 +139,7 @@ static void release(struct bridge_stats *self)
     assert(self);
     free(self->volumes);
     free(self->syncs);
+    free(self->links);
     free(self);
 }
 
@@ -160,6 +161,7 @@ void data_tell_stats(struct data_thread *d)
         take_gateway_stats(d, stats);
         map_each_node(d->map, count_peer, &peers);
         stats->peers = peers.count;
+        data_rdma_tell(d, stats);
     }
     d->control->ops->stats(d->control, stats);
 }

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "common/transport/rdma.h"
 #include "common/transport/tcp_ring.h"
 #include "server/daemon/data_internal.h"
 
@@ -101,6 +102,8 @@ static int make_peers(struct data_thread *d)
     struct peers_config config = {
         .env = d->env,
         .transport = d->transport,
+        .rdma = d->rdma,
+        .kind = d->config.settings->transport,
         .map = d->map,
         .node = d->node,
         .incarnation = d->incarnation,
@@ -165,7 +168,9 @@ int data_registered(struct data_thread *d, uint64_t cluster_id, uint32_t node, u
     d->cluster_id = cluster_id;
     d->node = node;
     d->incarnation = incarnation;
-    int rc = make_peers(d);
+    int rc = data_rdma_open(d);
+    if (rc == 0)
+        rc = make_peers(d);
     if (rc == 0)
         rc = make_replicas(d);
     if (rc == 0)
@@ -343,6 +348,7 @@ void data_thread_destroy(struct data_thread *thread)
     assert(!thread->started);
     assert(!thread->peers && !thread->replicas && !thread->gateway && !thread->store);
     data_proposals_forget(thread);
+    transport_rdma_destroy(thread->rdma);
     if (thread->transport)
         stream_transport_destroy(thread->transport);
     map_destroy(thread->map);

@@ -47,6 +47,12 @@ static const struct config_item items[] = {
     TEXT("node", "control", control, "127.0.0.1:7101", "HOST:PORT of the control listener"),
     TEXT("node", "raft", raft, "", "HOST:PORT a voter listens on; empty: as in voter[]"),
     TEXT("node", "advertise", advertise, "", "host or address that others reach this node by, if it listens on all"),
+    TEXT("node", "transport", transport_name, "auto",
+         "links between daemons: auto (RDMA where both ends have it, else TCP), rdma or tcp"),
+    NUMBER("node", "rdma_spin_us", CONFIG_U32, rdma_spin_us, "0", 0, 1000,
+           "look for RDMA completions this long before sleeping; 0: sleep at once"),
+    NUMBER("node", "rdma_links", CONFIG_U32, rdma_links, "16", 2, 256,
+           "links that get RDMA receive buffers, two for each other node"),
     TEXT("node", "rundir", rundir, "", "directory for data.sock and control.sock; empty: no unix sockets"),
     TEXT("node", "host", host, "", "failure domain: the machine; empty: its host name"),
     TEXT("node", "rack", rack, "", "failure domain: the rack"),
@@ -221,6 +227,21 @@ static int check_addresses(const struct settings *settings, char error[CONFIG_ER
     return 0;
 }
 
+static int check_transport(struct settings *settings, char error[CONFIG_ERROR_MAX])
+{
+    static const char *const names[] = {"auto", "rdma", "tcp"};
+    static const enum peers_transport values[] = {PEERS_TRANSPORT_AUTO, PEERS_TRANSPORT_RDMA, PEERS_TRANSPORT_TCP};
+    assert(settings->transport_name[sizeof(settings->transport_name) - 1] == '\0');
+    for (size_t i = 0; i < 3; i++) {
+        if (strcmp(settings->transport_name, names[i]) == 0) {
+            settings->transport = values[i];
+            return 0;
+        }
+    }
+    return fail(error, -EINVAL, "node.transport: '%s' is no transport; give auto, rdma or tcp",
+                settings->transport_name);
+}
+
 static int check_times(const struct settings *settings, char error[CONFIG_ERROR_MAX])
 {
     assert(settings->heartbeat_ms > 0);
@@ -252,6 +273,8 @@ static int check_whole(struct settings *settings, char error[CONFIG_ERROR_MAX])
     rc = check_voters(settings, error);
     if (rc == 0)
         rc = check_addresses(settings, error);
+    if (rc == 0)
+        rc = check_transport(settings, error);
     if (rc == 0)
         rc = check_times(settings, error);
     if (rc == 0)

@@ -15,6 +15,7 @@
 
 #include "common/config.h"
 #include "common/log.h"
+#include "server/replica/peers_transport.h"
 
 #define SETTINGS_VOTERS_MAX 5u
 #define SETTINGS_ADDRESS_MAX 96u
@@ -40,7 +41,10 @@ struct settings {
     uint32_t node;
     char data[SETTINGS_ADDRESS_MAX], control[SETTINGS_ADDRESS_MAX], raft[SETTINGS_ADDRESS_MAX]; /* HOST:PORT */
     char advertise[SETTINGS_ADDRESS_MAX]; /* host that others reach us by; empty: as listened on */
-    char rundir[SETTINGS_PATH_MAX];       /* of data.sock and control.sock; empty: none */
+    char transport_name[8];
+    enum peers_transport transport; /* of links between daemons */
+    uint32_t rdma_spin_us, rdma_links;
+    char rundir[SETTINGS_PATH_MAX]; /* of data.sock and control.sock; empty: none */
     char host[SETTINGS_LABEL_MAX], rack[SETTINGS_LABEL_MAX];
     /* [store] */
     char store[SETTINGS_PATH_MAX];
