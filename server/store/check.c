@@ -4,7 +4,8 @@
  *   - both superblocks, then the super record: was the last stop clean?
  *   - scans, kind by kind: removals, shards, marks; then maps, each with its references and its data (check_chunk.c);
  *     then checksums, each of which must have a map; last, what is no record at all
- *   - a unit belongs to one place of one chunk, whatever the generation (I11, I12): owners[] says which
+ *   - a unit belongs to one place of one chunk, whatever the generation, of one family of clones (I11, I12): owners[] says
+ *     which (check_family.c); a base is there, and no chain of bases is too long
  * Nothing is written, not even what a start would repair (a superblock's bad copy, unsettled blocks).
  * Failure modes: see check.h; a page of the kv that can not be read ends the check, a record that can not is a finding.
  */
@@ -67,13 +68,15 @@ void check_end(struct check *check, int rc)
     buf_unref(check->buf);
     free(check->owners);
     free(check->marks);
+    free(check->families);
+    free(check->shards);
     free(check);
     config.done(config.arg, rc, &stats);
 }
 
 /* ---- marks */
 
-static int compare_ids(const struct store_shard_id *a, const struct store_shard_id *b)
+int check_compare_ids(const struct store_shard_id *a, const struct store_shard_id *b)
 {
     assert(a && b);
     if (a->volume != b->volume)
@@ -86,7 +89,7 @@ static int compare_ids(const struct store_shard_id *a, const struct store_shard_
 static int compare_marks(const void *a, const void *b)
 {
     const struct check_mark *left = a, *right = b;
-    int order = compare_ids(&left->id, &right->id);
+    int order = check_compare_ids(&left->id, &right->id);
     assert(left->region < STORE_SHARD_CHUNKS && right->region < STORE_SHARD_CHUNKS);
     return order ? order : left->region < right->region ? -1 : left->region > right->region;
 }
@@ -120,7 +123,7 @@ static int add_mark(struct check *check, const struct store_shard_id *id, uint32
 static void claim_unit(struct check *check, const struct check_mark *where, uint32_t generation, uint32_t slot,
                        uint32_t unit)
 {
-    uint32_t owner = check->chunk_number * STORE_CHUNK_UNITS + slot + 1;
+    uint32_t owner = (check->family * STORE_SHARD_CHUNKS + where->region) * STORE_CHUNK_UNITS + slot + 1;
     assert(slot < STORE_CHUNK_UNITS);
     assert(check->owners && owner > 0);
     if (unit == RECORD_UNIT_NONE)
@@ -140,13 +143,15 @@ static bool map_check(struct check *check, const struct store_shard_id *id, uint
                       const struct record_map *map)
 {
     struct check_mark where = {.id = *id, .region = index}; /* here: the chunk */
-    bool newest = check->stats.maps == 1 || check->last_chunk != index || compare_ids(&check->last_id, id) != 0;
+    bool newest = check->stats.maps == 1 || check->last_chunk != index || check_compare_ids(&check->last_id, id) != 0;
     assert(check->stats.maps > 0);
     assert(index < STORE_SHARD_CHUNKS);
-    if (newest)
-        check->chunk_number++;
+    if (check->stats.maps == 1 || check_compare_ids(&check->last_id, id) != 0)
+        check->family = check_family_of(check, id);
     check->last_id = *id;
     check->last_chunk = index;
+    if (check->family == UINT32_MAX)
+        return false; /* told */
     for (uint32_t slot = 0; slot < STORE_CHUNK_UNITS; slot++) {
         claim_unit(check, &where, map->generation, slot, map->own[slot]);
         claim_unit(check, &where, map->generation, slot, map->base[slot]);
@@ -191,7 +196,10 @@ static int decode_small(struct check *check, enum record_kind kind, const struct
     assert(kind == scans[check->step].kind);
     switch (kind) {
     case RECORD_DROP: check->stats.drops++; return record_drop_decode(key, key_len, value, value_len);
-    case RECORD_SHARD: check->stats.shards++; return record_shard_decode(key, key_len, value, value_len, &shard);
+    case RECORD_SHARD:
+        check->stats.shards++;
+        rc = record_shard_decode(key, key_len, value, value_len, &shard);
+        return rc < 0 ? rc : check_family_add(check, id, &shard);
     default:
         assert(kind == RECORD_MARK);
         check->stats.marks++;
@@ -276,6 +284,8 @@ void check_resume(struct check *check)
         page_scan(check);
         return;
     }
+    if (scans[check->step].kind == RECORD_SHARD)
+        check_families(check);
     check->step++;
     scan_start(check);
 }

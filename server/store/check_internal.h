@@ -23,6 +23,18 @@ struct check_mark {
     uint32_t region;
 };
 
+/* Units may be shared by the records of one place (shard number, chunk, slot) of a family: a volume and what was cloned from
+ * it, and from that (I12). */
+struct check_family {
+    uint64_t origin; /* volume at its root */
+    uint32_t shard;
+};
+
+struct check_shard {
+    struct store_shard_id id;
+    struct record_shard record;
+};
+
 /* The map record whose data is being read. */
 struct check_chunk {
     struct store_shard_id id;
@@ -44,8 +56,12 @@ struct check {
     struct record_super super;
     struct buf *buf; /* a chunk's content */
     uint32_t unit_first, unit_count;
-    uint32_t *owners; /* per unit: chunk number * 16 + slot, + 1; 0: nobody's */
-    uint32_t chunk_number;
+    uint32_t *owners;              /* per unit: (family * 1024 + chunk) * 16 + slot, + 1; 0: nobody's */
+    struct check_family *families; /* in order */
+    uint32_t family_count, family_capacity;
+    struct check_shard *shards; /* in key order */
+    uint32_t shard_count, shard_capacity;
+    uint32_t family;          /* of last_id */
     struct check_mark *marks; /* in key order */
     uint32_t mark_count, mark_capacity;
     struct store_shard_id last_id; /* chunk seen last: its first record is its newest */
@@ -65,7 +81,14 @@ void check_damage(struct check *check, const char *what, const struct store_shar
                   uint32_t generation, uint32_t block, uint32_t unit);
 void check_end(struct check *check, int rc);
 void check_resume(struct check *check); /* the next pair of the page */
+int check_compare_ids(const struct store_shard_id *a, const struct store_shard_id *b);
 bool check_marked(const struct check *check, const struct store_shard_id *id, uint32_t chunk);
+
+/* check_family.c */
+int check_family_add(struct check *check, const struct store_shard_id *id,
+                     const struct record_shard *record);                        /* -ENOMEM */
+void check_families(struct check *check);                                       /* all shards are known */
+uint32_t check_family_of(struct check *check, const struct store_shard_id *id); /* UINT32_MAX: too many */
 
 /* check_chunk.c: true: I/O was begun, check_resume follows; false: nothing to read. */
 bool check_chunk_start(struct check *check, const struct store_shard_id *id, uint32_t index,

@@ -221,9 +221,13 @@ void store_shard_drop(struct store *store, const struct store_shard_id *id)
 {
     assert(store->opened && !store->closing);
     struct store_shard *shard = shard_find(store, id);
-    if (drop_running(store, id) || store->failed || (shard && shard->clones))
-        return; /* clones read through it */
+    if (drop_running(store, id) || store->failed)
+        return;
     assert(!shard || !shard->open);
+    if (shard && shard->clones) { /* they read through it: when the last one is gone (lineage.c) */
+        shard->drop_wanted = true;
+        return;
+    }
     struct kv_write *write = small_put_create(store);
     struct record_key key = record_key_shard(RECORD_DROP, id);
     uint8_t value[RECORD_DROP_BYTES];

@@ -58,6 +58,16 @@ void lineage_close(struct store *store)
     store->last_live = NULL;
 }
 
+/* Newest records that serve nobody: a deleted volume's. */
+static bool beyond(const struct store_shard *shard, uint32_t newest_live)
+{
+    assert(shard->open);
+    for (uint32_t i = 0; i < STORE_SHARD_CHUNKS; i++)
+        if (shard->chunks[i] && shard->chunks[i]->generation > newest_live)
+            return true;
+    return false;
+}
+
 void store_generations(struct store_shard *shard, const uint32_t *live, uint32_t count)
 {
     assert(shard->open);
@@ -69,7 +79,7 @@ void store_generations(struct store_shard *shard, const uint32_t *live, uint32_t
     struct live *former = shard->live;
     shard->live = live_obtain(shard, live, count);
     live_unref(former);
-    if (shard->has_older) {
+    if (shard->has_older || beyond(shard, live[count - 1])) {
         shard->reap_wanted = true;
         reap_kick(shard->store);
     }
@@ -131,26 +141,36 @@ int lineage_resolve(struct store *store)
     return 0;
 }
 
+static void detach_base(struct store_shard *shard)
+{
+    struct store_shard *base = shard->base_shard;
+    struct store *store = shard->store;
+    assert(shard->has_base);
+    if (!base)
+        return;
+    assert(base->clones > 0);
+    base->clones--;
+    shard->base_shard = NULL;
+    if (!base->clones && base->drop_wanted && !store->closing && !store->failed) {
+        struct store_shard_id id = base->id;
+        store_shard_drop(store, &id);
+    }
+}
+
 void lineage_forget(struct store_shard *shard)
 {
     assert(shard->store);
     live_unref(shard->live);
     shard->live = NULL;
-    if (!shard->base_shard)
-        return;
-    assert(shard->has_base && shard->base_shard->clones > 0);
-    shard->base_shard->clones--;
-    shard->base_shard = NULL;
+    if (shard->has_base)
+        detach_base(shard);
 }
 
 void lineage_clear_base(struct store_shard *shard)
 {
     assert(shard->has_base);
-    if (shard->base_shard) {
-        assert(shard->base_shard->clones > 0);
-        shard->base_shard->clones--;
-    }
-    shard->base_shard = NULL;
+    detach_base(shard);
+    assert(!shard->base_shard);
     shard->has_base = false;
     memset(&shard->base, 0, sizeof(shard->base));
     shard_put_record(shard);

@@ -3,7 +3,7 @@
  *
  *   store_generations -> shard->reap_wanted -> reap_kick -> page by page: scan, judge, one batch of deletions
  * - A record (c, g) serves [g, next newer record of c). Without a live generation in there it goes, with its sums; its units lose a
- *   reference, and what nobody references is free after the next sync (R22, I11). The newest record of a chunk always stays.
+ *   reference, and what nobody references is free after the next sync (R22, I11). So does the newest one of a deleted volume.
  * - Nothing is remembered over a restart: the list of live generations comes again, and the shard is gone through again.
  * - A page that was scanned before an older record changed is scanned again; a chunk whose older records are in use is left
  *   for another pass.
@@ -58,45 +58,130 @@ static void deleted(struct kv_write *write, int rc)
     sleep_for(reaper, PAGE_DELAY_NS);
 }
 
-static void delete_record(struct reaper *reaper, struct store_shard *shard, const uint8_t *key,
-                          const struct record_map *map, uint32_t index)
+static void delete_record(struct reaper *reaper, const struct store_shard *shard, uint32_t index, uint32_t generation,
+                          const uint32_t own[STORE_CHUNK_UNITS], const uint32_t base[STORE_CHUNK_UNITS])
 {
     struct store *store = reaper->store;
-    uint8_t sums[RECORD_KEY_BYTES];
-    assert(map->generation < chunk_get(shard, index)->generation); /* the newest stays */
+    struct record_key map = record_key_chunk(RECORD_MAP, &shard->id, index, generation);
+    struct record_key sums = record_key_chunk(RECORD_SUMS, &shard->id, index, generation);
     for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++) {
-        if (map->own[unit] != UNIT_NONE)
-            chunk_unref(store, &reaper->released, map->own[unit]);
-        if (map->base[unit] != UNIT_NONE)
-            chunk_unref(store, &reaper->released, map->base[unit]);
+        if (own[unit] != UNIT_NONE)
+            chunk_unref(store, &reaper->released, own[unit]);
+        if (base && base[unit] != UNIT_NONE)
+            chunk_unref(store, &reaper->released, base[unit]);
     }
-    older_forget(shard, index, map->generation);
-    assert(key[0] == RECORD_MAP);
-    memcpy(sums, key, sizeof(sums));
-    sums[0] = RECORD_SUMS;
-    kv_batch_delete(&reaper->write.batch, key, RECORD_KEY_BYTES);
-    kv_batch_delete(&reaper->write.batch, sums, sizeof(sums));
+    assert(map.len == RECORD_KEY_BYTES && sums.len == RECORD_KEY_BYTES);
+    kv_batch_delete(&reaper->write.batch, map.bytes, map.len);
+    kv_batch_delete(&reaper->write.batch, sums.bytes, sums.len);
     store->stats.records_removed++;
 }
 
-/* Whether the record goes. */
-static bool judge(struct reaper *reaper, struct store_shard *shard, uint32_t index, uint32_t generation)
+/* A record of the page. */
+struct reaped {
+    uint32_t index;
+    struct record_map map;
+};
+
+static bool chunk_in_use(const struct store_shard *shard, const struct chunk *head)
 {
-    bool newest = reaper->chunk != index;
-    uint32_t until = reaper->generation;
-    const struct chunk *head = chunk_get(shard, index);
-    reaper->chunk = index;
+    const struct sums *sums = head->sums;
+    assert(!head->older);
+    list_for_each(node, &shard->pieces[head->index / REGION_CHUNKS])
+    {
+        if (list_entry(node, struct piece, region_link)->chunk_index == head->index)
+            return true;
+    }
+    return older_busy(shard, head->index) || (sums && (sums->pins || sums->writing || !sums->loaded));
+}
+
+/* The newest record serves nobody: the volume is deleted, and its clones read an older one, which becomes the newest. */
+static void drop_newest(struct reaper *reaper, struct store_shard *shard, struct chunk *head, const struct reaped *next)
+{
+    uint32_t index = head->index;
+    uint64_t mod_epoch = head->mod_epoch;
+    delete_record(reaper, shard, index, head->generation, head->own, head->base);
+    chunk_destroy(head);
+    if (!next)
+        return;
+    assert(next->index == index);
+    older_forget(shard, index, next->map.generation);
+    head = chunk_obtain(shard, index, next->map.generation);
+    chunk_import(head, &next->map);
+    assert(!head->bare);
+    if (mod_epoch > head->mod_epoch)
+        head->mod_epoch = mod_epoch;
+}
+
+/* next: the chunk's next older record, NULL: none. */
+static void judge(struct reaper *reaper, struct store_shard *shard, const struct reaped *record,
+                  const struct reaped *next)
+{
+    uint32_t generation = record->map.generation;
+    bool newest = reaper->chunk != record->index;
+    uint32_t until = newest ? UINT32_MAX : reaper->generation;
+    struct chunk *head = chunk_get(shard, record->index);
+    reaper->chunk = record->index;
     reaper->generation = generation;
-    if (newest || !head || generation >= head->generation)
-        return false;
-    assert(until > generation); /* newest first */
-    assert(shard->live);
+    if (!head || head->bare || generation > head->generation || (newest != (generation == head->generation)))
+        return; /* it changed since: another pass tells */
+    assert(until > generation && shard->live);
     if (lineage_needs(shard, generation, until))
-        return false;
-    if (!older_busy(shard, index))
-        return true;
-    reaper->again = true;
-    return false;
+        return;
+    bool settled = !next || (next->map.fresh[0].seq <= shard->store->settled_seq &&
+                             next->map.fresh[1].seq <= shard->store->settled_seq);
+    if (newest ? chunk_in_use(shard, head) || !settled : older_busy(shard, record->index)) {
+        reaper->again = true;
+        return;
+    }
+    if (newest) {
+        drop_newest(reaper, shard, head, next);
+        reaper->chunk = STORE_SHARD_CHUNKS; /* the next one is the newest now */
+        return;
+    }
+    older_forget(shard, record->index, generation);
+    delete_record(reaper, shard, record->index, generation, record->map.own, record->map.base);
+}
+
+static int read_pair(const struct kv_batch *pairs, uint32_t *cursor, struct reaped *ret_record)
+{
+    uint32_t key_len, value_len, generation;
+    const uint8_t *key, *value;
+    enum record_kind kind;
+    struct store_shard_id id;
+    bool is_delete;
+    assert(ret_record);
+    if (!kv_batch_next(pairs, cursor, &key, &key_len, &value, &value_len, &is_delete))
+        return -ENOENT;
+    if (record_key_decode(key, key_len, &kind, &id, &ret_record->index, &generation) ||
+        record_map_decode(key, key_len, value, value_len, &ret_record->map))
+        return -EBADMSG; /* it was readable at open */
+    assert(generation == ret_record->map.generation);
+    return 0;
+}
+
+/* Judges a page; where the next one begins goes to the scan. */
+static void judge_page(struct reaper *reaper, struct store_shard *shard)
+{
+    struct kv_scan *scan = &reaper->scan;
+    struct reaped records[2];
+    uint32_t cursor = 0, at = 0, count = 0;
+    int rc = read_pair(&scan->pairs, &cursor, &records[0]);
+    while (!rc) {
+        struct reaped *record = &records[at], *next = &records[1 - at];
+        rc = read_pair(&scan->pairs, &cursor, next);
+        if (rc == -ENOENT && scan->more && count)
+            break; /* what follows it is on the next page */
+        struct record_key after = record_key_chunk(RECORD_MAP, &shard->id, record->index, record->map.generation);
+        judge(reaper, shard, record, !rc && next->index == record->index ? next : NULL);
+        memcpy(scan->from, after.bytes, after.len);
+        scan->from[after.len] = 0; /* its successor */
+        scan->from_len = after.len + 1;
+        at = 1 - at;
+        count++;
+    }
+    assert(rc <= 0);
+    if (rc == -EBADMSG)
+        store_fail(reaper->store, rc);
 }
 
 static void end_shard(struct reaper *reaper, struct store_shard *shard)
@@ -114,12 +199,6 @@ static void page_scanned(struct kv_scan *scan, int rc)
     struct reaper *reaper = scan->owner;
     struct store *store = reaper->store;
     struct store_shard *shard = shard_find(store, &reaper->shard);
-    uint32_t cursor = 0, key_len, value_len, index = 0, generation;
-    const uint8_t *key = NULL, *value;
-    enum record_kind kind;
-    struct store_shard_id id;
-    struct record_map map;
-    bool is_delete;
     assert(reaper->busy && !reaper->released.count);
     reaper->busy = false;
     if (rc)
@@ -133,20 +212,7 @@ static void page_scanned(struct kv_scan *scan, int rc)
         return;
     }
     kv_batch_reset(&reaper->write.batch);
-    while (kv_batch_next(&scan->pairs, &cursor, &key, &key_len, &value, &value_len, &is_delete)) {
-        if (record_key_decode(key, key_len, &kind, &id, &index, &generation) ||
-            record_map_decode(key, key_len, value, value_len, &map)) {
-            store_fail(store, -EBADMSG); /* it was readable at open */
-            break;
-        }
-        if (judge(reaper, shard, index, generation))
-            delete_record(reaper, shard, key, &map, index);
-    }
-    if (key) { /* the next page: from the successor of the last key */
-        memcpy(scan->from, key, RECORD_KEY_BYTES);
-        scan->from[RECORD_KEY_BYTES] = 0;
-        scan->from_len = RECORD_KEY_BYTES + 1;
-    }
+    judge_page(reaper, shard);
     reaper->at_end = !scan->more;
     if (!reaper->write.batch.count || store->failed) {
         if (reaper->at_end)

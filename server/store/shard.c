@@ -167,6 +167,7 @@ int store_shard_open(struct store *store, const struct store_shard_id *id, uint6
     bool changed = !shard->stored || shard->bytes != bytes;
     shard->bytes = bytes;
     shard->open = true;
+    shard->drop_wanted = false;
     if (changed)
         shard_put_record(shard);
     *ret_shard = shard;

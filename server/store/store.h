@@ -267,8 +267,9 @@ void store_rollback(struct store_rollback *req);
 
 /* Clones. A chunk without a record of its own reads through the base: the record that serves base.generation there, or the
  * base's own base. The first write makes the clone's own record: a resolved copy with shared, counted units. The base shard must be
- * on this store (open or not), base.generation live in it; an instance that is somebody's base is not dropped
- * (store_shard_drop of it does nothing, opening another instance of its shard leaves it). A shard that has a base keeps it over restarts.
+ * on this store (open or not), base.generation live in it; store_shard_drop of an instance that is
+ * somebody's base, or opening another instance of its shard, removes it when its last clone here is gone or flattened (not
+ * remembered over restarts: ask again). A shard that has a base keeps it over restarts.
  * Set before the first request: 0 (also when it is this one already); -ENOENT no such shard here; -ELOOP more than
  * STORE_BASE_DEPTH_MAX bases; -EEXIST another base, or chunks of its own without one.
  * Order: a member's copy of the base must be in sync before a clone there is: resync the base first. */

@@ -104,6 +104,7 @@ struct store_shard {
     bool stored;      /* has a shard record */
     bool has_base;    /* a clone (lineage.c) */
     bool has_older;   /* chunks may have more than one record */
+    bool drop_wanted; /* when its last clone is gone */
     bool reap_wanted; /* records that serve no live generation may be left (reap.c) */
     uint64_t origin;  /* volume at the root of the family */
     struct store_base base;
