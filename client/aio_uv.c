@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* aio_uv: requests of the library: posted to the loop thread, answered by callbacks; the blocking ones wait for theirs.
+/* aio_uv: requests of the library: posted to the loop, answered by callbacks; the blocking ones wait for theirs.
  *
  * - ashlar_aio_*: check, take a free request, post it; the core's callback calls the caller's and gives the request back
- * - ashlar_read and its like wait on a semaphore of their own stack
+ * - ashlar_read and its like run the loop until their request is done, or wait on a semaphore if somebody else runs it
  * - ashlar_volume_stats reads the core's counters on the loop thread
  *
  * Failure: what the core ends a request with (ashlar.h).
@@ -14,6 +14,35 @@
 #include <string.h>
 
 #include "client/volume.h"
+
+/* ---- what a blocking request waits with */
+
+struct waiter {
+    sem_t sem;
+    bool running; /* the caller runs the loop */
+    bool done;    /* read by itself only */
+    int rc;
+    struct ashlar_extent *extents;
+    size_t max, count;
+};
+
+static void waiter_done(void *arg, int rc)
+{
+    struct waiter *waiter = arg;
+    waiter->rc = rc;
+    waiter->done = true;
+    if (!waiter->running)
+        (void)sem_post(&waiter->sem); /* it may be gone from here on */
+}
+
+static void waiter_extents(void *arg, int rc, const struct ashlar_extent *extents, size_t count)
+{
+    struct waiter *waiter = arg;
+    waiter->count = count < waiter->max ? count : waiter->max;
+    if (waiter->count > 0)
+        memcpy(waiter->extents, extents, waiter->count * sizeof(*extents));
+    waiter_done(waiter, rc);
+}
 
 /* ---- asynchronous requests */
 
@@ -64,6 +93,7 @@ static void aio_done(struct client_request *request, int rc)
     struct ashlar_volume *volume = aio->volume;
     if (volume->client)
         atomic_store_explicit(&volume->size, client_size(volume->client), memory_order_relaxed);
+    edge_request_ended(volume->cluster, aio->blocking);
     if (aio->extents_cb) {
         extents_end(aio, rc);
         return;
@@ -110,6 +140,8 @@ static int aio_post(struct ashlar_volume *volume, const struct client_request *r
     aio->request.cb = aio_done;
     aio->request.owner = aio;
     aio->call.run = aio_run;
+    aio->blocking = cb == waiter_done || extents_cb == waiter_extents;
+    edge_request_begun(volume->cluster);
     edge_post(volume->cluster, &aio->call);
     return 0;
 }
@@ -160,29 +192,6 @@ int ashlar_aio_extents(struct ashlar_volume *volume, uint64_t length, uint64_t o
 
 /* ---- blocking requests */
 
-struct waiter {
-    sem_t sem;
-    int rc;
-    struct ashlar_extent *extents;
-    size_t max, count;
-};
-
-static void waiter_done(void *arg, int rc)
-{
-    struct waiter *waiter = arg;
-    waiter->rc = rc;
-    (void)sem_post(&waiter->sem);
-}
-
-static void waiter_extents(void *arg, int rc, const struct ashlar_extent *extents, size_t count)
-{
-    struct waiter *waiter = arg;
-    waiter->count = count < waiter->max ? count : waiter->max;
-    if (waiter->count > 0)
-        memcpy(waiter->extents, extents, waiter->count * sizeof(*extents));
-    waiter_done(waiter, rc);
-}
-
 static int waiter_begin(struct ashlar_volume *volume, struct waiter *waiter)
 {
     edge_error_clear();
@@ -191,14 +200,20 @@ static int waiter_begin(struct ashlar_volume *volume, struct waiter *waiter)
     memset(waiter, 0, sizeof(*waiter));
     int rc = sem_init(&waiter->sem, /* shared= */ 0, 0);
     assert(rc == 0);
+    waiter->running = edge_enter(volume->cluster);
     return 0;
 }
 
 /* rc: of the submit. */
 static int waiter_end(const struct ashlar_volume *volume, struct waiter *waiter, int rc)
 {
+    if (waiter->running) {
+        waiter->done |= rc < 0; /* nothing was posted */
+        edge_run_until(volume->cluster, &waiter->done);
+    }
     if (rc == 0) {
-        volume_wait(&waiter->sem);
+        if (!waiter->running)
+            volume_wait(&waiter->sem);
         rc = waiter->rc;
         if (rc < 0)
             (void)edge_error(rc, "%s: %s", volume->name, strerror(-rc));

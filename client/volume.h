@@ -17,6 +17,7 @@ struct aio {
     ashlar_cb cb;
     ashlar_extents_cb extents_cb;
     void *arg;
+    bool blocking; /* one of waiter's callbacks */
     struct aio *next_free;
 };
 

@@ -4,9 +4,10 @@
  * Concept: ashlar_connect names a cluster by the addresses of its gateways and starts one loop thread; ashlar_open attaches
  *   a volume by name; requests on it are byte ranges of any alignment. When a gateway fails the library goes on through another
  *   one by itself: a request fails only for good reasons (see Errors), never because a node died.
- * Threading: every function may be called by any thread, requests of one volume by many at once. Callbacks run on the loop
- *   thread: they may submit, and must not block; the blocking functions and ashlar_close, ashlar_disconnect refuse to run
- *   there (-EDEADLK). The loop thread does not survive fork(): connect after forking.
+ * Threading: every function may be called by any thread, requests of one volume by many at once. Callbacks run one at
+ *   a time, on the library's loop thread or on one that is inside a blocking function: they may submit, and must not block; the
+ *   blocking functions and ashlar_close, ashlar_disconnect refuse to run there (-EDEADLK). The loop thread does not survive
+ *   fork(): connect after forking.
  * Errors: 0 or -errno; ashlar_error tells the calling thread's last failure in words. A submit either returns an error, or its
  *   callback comes exactly once; never inside the call. What a request may end with:
  *     -EINVAL  outside the volume, or flags it does not take      -EROFS  written although opened read-only

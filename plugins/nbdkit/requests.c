@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* requests: one NBD request is one submit and one wait.
+/* requests: one NBD request is one blocking call of libashlar, which lets a lone caller run the library's loop itself.
  *
- *   - request_*: submit with a struct wait on the stack; wait_for sleeps until request_done (loop thread) posts
+ *   - request_*: the call, and its error in NBD's words
  *   - request_extents: asks piece by piece, since an answer may cover less than was asked for
  * Failure modes: the library retries over fail-overs itself; what it gives up on becomes an NBD error by request_failed. Errors
  * that NBD has no number for become EIO, never EINVAL, which a guest would take for its own mistake.
@@ -13,44 +13,11 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <semaphore.h>
 #include <string.h>
 
 /* Extents asked for in one go, and the most that one NBD request is answered with. */
 #define EXTENT_BATCH 512u
 #define EXTENTS_MAX 8192u
-
-struct wait {
-    sem_t done;
-    int rc; /* written by request_done before it posts */
-};
-
-static void request_done(void *arg, int rc)
-{
-    struct wait *wait = arg;
-    assert(rc <= 0);
-    wait->rc = rc;
-    (void)sem_post(&wait->done); /* the waiter may be gone from here on */
-}
-
-static void wait_init(struct wait *wait)
-{
-    wait->rc = 0;
-    int rc = sem_init(&wait->done, /* pshared= */ 0, 0);
-    assert(rc == 0);
-}
-
-/* submitted: what the submit returned; the callback comes only if that is 0. */
-static int wait_for(struct wait *wait, int submitted)
-{
-    if (submitted == 0) {
-        while (sem_wait(&wait->done) < 0)
-            assert(errno == EINTR);
-        submitted = wait->rc;
-    }
-    (void)sem_destroy(&wait->done);
-    return submitted;
-}
 
 /* The NBD protocol has nine error numbers; nbdkit turns any other one into EINVAL. */
 static int nbd_error_of(int rc)
@@ -93,33 +60,25 @@ static int request_failed(const char *what, uint64_t count, uint64_t offset, int
 
 int request_read(struct ashlar_volume *volume, void *buffer, uint32_t count, uint64_t offset)
 {
-    struct wait wait;
-    wait_init(&wait);
-    int rc = wait_for(&wait, ashlar_aio_read(volume, buffer, count, offset, request_done, &wait));
+    int rc = ashlar_read(volume, buffer, count, offset);
     return rc == 0 ? 0 : request_failed("read", count, offset, rc);
 }
 
 int request_write(struct ashlar_volume *volume, const void *buffer, uint32_t count, uint64_t offset, unsigned flags)
 {
-    struct wait wait;
-    wait_init(&wait);
-    int rc = wait_for(&wait, ashlar_aio_write(volume, buffer, count, offset, flags, request_done, &wait));
+    int rc = ashlar_write(volume, buffer, count, offset, flags);
     return rc == 0 ? 0 : request_failed("write", count, offset, rc);
 }
 
 int request_zero(struct ashlar_volume *volume, uint32_t count, uint64_t offset, unsigned flags)
 {
-    struct wait wait;
-    wait_init(&wait);
-    int rc = wait_for(&wait, ashlar_aio_zero(volume, count, offset, flags, request_done, &wait));
+    int rc = ashlar_zero(volume, count, offset, flags);
     return rc == 0 ? 0 : request_failed(flags & ASHLAR_TRIM ? "trim" : "zero", count, offset, rc);
 }
 
 int request_flush(struct ashlar_volume *volume)
 {
-    struct wait wait;
-    wait_init(&wait);
-    int rc = wait_for(&wait, ashlar_aio_flush(volume, request_done, &wait));
+    int rc = ashlar_flush(volume);
     if (rc == 0)
         return 0;
     nbdkit_error("flush: %s", reason_of(rc));
