@@ -78,6 +78,8 @@ static void extents_end(struct aio *aio, int rc)
             extents[i].state = ASHLAR_EXTENT_HOLE | ASHLAR_EXTENT_ZERO;
         else if (from->state == 2)
             extents[i].state = ASHLAR_EXTENT_ZERO;
+        else if (from->state == 3)
+            extents[i].state = ASHLAR_EXTENT_SAME;
     }
     ashlar_extents_cb cb = aio->extents_cb;
     void *arg = aio->arg;
@@ -183,7 +185,13 @@ int ashlar_aio_flush(struct ashlar_volume *volume, ashlar_cb cb, void *arg)
 
 int ashlar_aio_extents(struct ashlar_volume *volume, uint64_t length, uint64_t offset, ashlar_extents_cb cb, void *arg)
 {
-    struct client_request request = {.op = CLIENT_EXTENTS, .offset = offset, .length = length};
+    return ashlar_aio_changes(volume, /* since= */ 0, length, offset, cb, arg);
+}
+
+int ashlar_aio_changes(struct ashlar_volume *volume, uint32_t since, uint64_t length, uint64_t offset,
+                       ashlar_extents_cb cb, void *arg)
+{
+    struct client_request request = {.op = CLIENT_EXTENTS, .since = since, .offset = offset, .length = length};
     int rc = aio_check(volume, CLIENT_EXTENTS, length, offset, 0, 0);
     if (rc == 0 && length == 0)
         rc = edge_error(-EINVAL, "extents of nothing");
@@ -258,8 +266,8 @@ int ashlar_flush(struct ashlar_volume *volume)
     return waiter_end(volume, &waiter, ashlar_aio_flush(volume, waiter_done, &waiter));
 }
 
-int ashlar_extents(struct ashlar_volume *volume, uint64_t length, uint64_t offset, struct ashlar_extent *ret_extents,
-                   size_t max, size_t *ret_count)
+int ashlar_changes(struct ashlar_volume *volume, uint32_t since, uint64_t length, uint64_t offset,
+                   struct ashlar_extent *ret_extents, size_t max, size_t *ret_count)
 {
     struct waiter waiter;
     if (max == 0)
@@ -269,10 +277,16 @@ int ashlar_extents(struct ashlar_volume *volume, uint64_t length, uint64_t offse
         return rc;
     waiter.extents = ret_extents;
     waiter.max = max;
-    rc = waiter_end(volume, &waiter, ashlar_aio_extents(volume, length, offset, waiter_extents, &waiter));
+    rc = waiter_end(volume, &waiter, ashlar_aio_changes(volume, since, length, offset, waiter_extents, &waiter));
     if (rc == 0)
         *ret_count = waiter.count;
     return rc;
+}
+
+int ashlar_extents(struct ashlar_volume *volume, uint64_t length, uint64_t offset, struct ashlar_extent *ret_extents,
+                   size_t max, size_t *ret_count)
+{
+    return ashlar_changes(volume, /* since= */ 0, length, offset, ret_extents, max, ret_count);
 }
 
 /* ---- statistics */

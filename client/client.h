@@ -33,7 +33,7 @@ enum client_open_flags { CLIENT_OPEN_READ_ONLY = 1, CLIENT_OPEN_FORCE = 2 };
 
 struct client_extent {
     uint64_t offset, length; /* bytes */
-    uint32_t state;          /* 0 hole, 1 data, 2 zero but allocated */
+    uint32_t state;          /* 0 hole, 1 data, 2 zero but allocated, 3 as it was in the generation asked about */
 };
 
 struct client_request {
@@ -42,6 +42,7 @@ struct client_request {
     uint32_t flags;
     uint64_t offset, length; /* bytes */
     uint8_t *data;           /* READ, WRITE */
+    uint32_t since;          /* EXTENTS: 0, or a generation: what changed since */
     void (*cb)(struct client_request *request, int rc);
     void *owner;
     /* out, valid in cb only */

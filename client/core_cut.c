@@ -99,6 +99,7 @@ static void cut_extents(struct client_request *request, struct piece *piece)
 {
     uint64_t end = round_down(request->end + WIRE_BLOCK_BYTES - 1, WIRE_BLOCK_BYTES);
     piece->opcode = WIRE_EXTENTS;
+    piece->aux = request->since;
     piece->offset = round_down(request->offset, WIRE_BLOCK_BYTES);
     piece->length = (uint32_t)min_u64(end - piece->offset, CLIENT_EXTENTS_LENGTH_MAX);
     request->cursor = request->end; /* one piece: what it does not cover is asked for by another request */

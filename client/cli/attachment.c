@@ -60,7 +60,7 @@ bool attachment_name_valid(const char *name)
     size_t length = strlen(name);
     if (length == 0 || length >= ATTACHMENT_NAME_MAX || name[0] == '.' || name[0] == '-' || name[0] == '_')
         return false;
-    return strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == length;
+    return strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-@") == length;
 }
 
 static int join(char *path, const char *directory, const char *name)

@@ -16,7 +16,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define ATTACHMENT_NAME_MAX 64u
+#define ATTACHMENT_NAME_MAX 128u /* VOLUME or VOLUME@SNAPSHOT */
 
 struct attachment {
     char name[ATTACHMENT_NAME_MAX];

@@ -98,6 +98,7 @@ enum ashlar_extent_state {
     ASHLAR_EXTENT_DATA = 0,
     ASHLAR_EXTENT_HOLE = 1 << 0, /* no space allocated */
     ASHLAR_EXTENT_ZERO = 1 << 1, /* reads as zeros */
+    ASHLAR_EXTENT_SAME = 1 << 2, /* ashlar_changes: nothing was written here since */
 };
 struct ashlar_extent {
     uint64_t offset, length; /* bytes */
@@ -109,6 +110,11 @@ typedef void (*ashlar_extents_cb)(void *arg, int rc, const struct ashlar_extent 
 ASHLAR_API int ashlar_aio_extents(struct ashlar_volume *volume, uint64_t length, uint64_t offset, ashlar_extents_cb cb,
                                   void *arg);
 
+/* As extents, but of a volume or snapshot compared with an older snapshot of it, which is named by its generation ("ashlar snapshot
+ * ls"): told from records alone, no data is read. What was written with the bytes it held may be told as changed. */
+ASHLAR_API int ashlar_aio_changes(struct ashlar_volume *volume, uint32_t since, uint64_t length, uint64_t offset,
+                                  ashlar_extents_cb cb, void *arg);
+
 /* The same, blocking. */
 ASHLAR_API int ashlar_read(struct ashlar_volume *volume, void *buffer, size_t length, uint64_t offset);
 ASHLAR_API int ashlar_write(struct ashlar_volume *volume, const void *buffer, size_t length, uint64_t offset,
@@ -117,6 +123,8 @@ ASHLAR_API int ashlar_zero(struct ashlar_volume *volume, uint64_t length, uint64
 ASHLAR_API int ashlar_flush(struct ashlar_volume *volume);
 /* Fills up to max extents; *ret_count >= 1 on success. */
 ASHLAR_API int ashlar_extents(struct ashlar_volume *volume, uint64_t length, uint64_t offset,
+                              struct ashlar_extent *ret_extents, size_t max, size_t *ret_count);
+ASHLAR_API int ashlar_changes(struct ashlar_volume *volume, uint32_t since, uint64_t length, uint64_t offset,
                               struct ashlar_extent *ret_extents, size_t max, size_t *ret_count);
 
 /* ---- telling what happened ---- */

@@ -127,26 +127,6 @@ static void peer_op_done(struct replica_op *op, int rc)
     peer_answer(request, rc);
 }
 
-static void peer_extents(struct gateway *gw, const struct peer_source *source, const struct msg *msg)
-{
-    const struct wire_header *header = &msg->header;
-    uint8_t *body = NULL;
-    uint32_t bytes = 0;
-    uint64_t covered = 0;
-    assert(header->opcode == WIRE_EXTENTS);
-    int rc = gateway_extents_local(gw, header->volume, header->shard, header->offset, header->length, &body, &bytes,
-                                   &covered);
-    struct wire_header reply = {.status = rc,
-                                .volume = header->volume,
-                                .shard = header->shard,
-                                .offset = header->offset,
-                                .length = covered,
-                                .body_len = bytes,
-                                .map_version = map_version(gw->cfg.map)};
-    peers_reply(gw->cfg.peers, source, header, &reply, body, /* payload= */ NULL, 0);
-    free(body);
-}
-
 /* 0, or the bounce. */
 static int peer_check(const struct gateway *gw, const struct msg *msg)
 {
@@ -211,11 +191,6 @@ void gateway_peer_request(struct gateway *gateway, const struct peer_source *sou
 {
     int rc = peer_check(gateway, msg);
     assert(source->node != 0);
-    if (rc == 0 && msg->header.opcode == WIRE_EXTENTS) {
-        peer_extents(gateway, source, msg);
-        msg_free(msg);
-        return;
-    }
     struct gateway_request *request = rc == 0 ? gateway_request_take(gateway, msg) : NULL;
     if (!request) {
         struct wire_header reply = {.status = rc ? rc : -EAGAIN, .map_version = map_version(gateway->cfg.map)};
@@ -224,41 +199,11 @@ void gateway_peer_request(struct gateway *gateway, const struct peer_source *sou
         return;
     }
     request->source = *source;
+    if (msg->header.opcode == WIRE_EXTENTS) {
+        gateway_extents_peer(request);
+        return;
+    }
     rc = peer_submit(request);
     if (rc < 0)
         peer_answer(request, rc);
-}
-
-/* ---- block status */
-
-int gateway_extents_local(struct gateway *gw, uint64_t volume, uint32_t shard, uint64_t offset, uint64_t length,
-                          uint8_t **ret_body, uint32_t *ret_bytes, uint64_t *ret_covered)
-{
-    uint32_t max = (uint32_t)(length / WIRE_BLOCK_BYTES), count = 0;
-    assert(length > 0 && length <= CLIENT_EXTENTS_LENGTH_MAX);
-    struct store_extent *extents = malloc(max * sizeof(*extents));
-    uint8_t *body = malloc((size_t)max * CLIENT_EXTENT_BYTES);
-    int rc = extents && body ? 0 : -ENOMEM;
-    if (rc == 0)
-        rc = replicas_extents(gw->cfg.replicas, volume, shard, offset, length, extents, max, &count);
-    assert(count <= max);
-    if (rc == 0 && count == 0)
-        rc = -EAGAIN;
-    uint64_t covered = 0;
-    for (uint32_t i = 0; rc == 0 && i < count; i++) {
-        uint8_t *at = body + (size_t)i * CLIENT_EXTENT_BYTES;
-        client_put_u32(at, (uint32_t)(extents[i].length / WIRE_BLOCK_BYTES));
-        client_put_u32(at + 4, extents[i].state);
-        covered += extents[i].length;
-    }
-    free(extents);
-    if (rc < 0) {
-        free(body);
-        return rc;
-    }
-    assert(covered <= length);
-    *ret_body = body;
-    *ret_bytes = count * CLIENT_EXTENT_BYTES;
-    *ret_covered = covered;
-    return 0;
 }

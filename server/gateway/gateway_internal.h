@@ -59,6 +59,7 @@ struct gateway_request {
     uint32_t eio_tries;
     bool retried;
     struct replica_op op;
+    struct replica_extents extents;
     struct peer_request peer;
     struct buf *buf;   /* LOCAL read: its data */
     struct msg *reply; /* REMOTE: the primary's answer, taken */
@@ -192,8 +193,10 @@ void gateway_crcs_encode(uint32_t *crcs, uint32_t count);
 
 /* forward.c */
 void gateway_forward(struct gateway_request *request, uint32_t node);
-int gateway_extents_local(struct gateway *gw, uint64_t volume, uint32_t shard, uint64_t offset, uint64_t length,
-                          uint8_t **ret_body, uint32_t *ret_bytes, uint64_t *ret_covered);
+
+/* extents.c */
+void gateway_extents_local(struct gateway_request *request);
+void gateway_extents_peer(struct gateway_request *request);
 
 /* volume.c */
 struct gateway_volume *gateway_volume_get(struct gateway *gw, uint64_t id); /* referenced; NULL: no memory */

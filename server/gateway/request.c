@@ -31,7 +31,7 @@ void gateway_request_assert(const struct gateway_request *request)
     assert(!request->client || (request->volume && (request->session != 0) == (request->generation == 0)));
     assert(waits == list_linked(&request->wait_link));
     assert(request->state == REQUEST_NEW || !request->reply);
-    assert(request->state != REQUEST_LOCAL || request->op.cb);
+    assert(request->state != REQUEST_LOCAL || request->op.cb || request->extents.cb);
     assert(request->state != REQUEST_REMOTE || request->client);
 }
 
@@ -297,26 +297,6 @@ static void route_local(struct gateway_request *request)
     replicas_submit(gw->cfg.replicas, op);
 }
 
-static void finish_extents(struct gateway_request *request)
-{
-    const struct wire_header *header = &request->msg->header;
-    uint8_t *body;
-    uint32_t bytes;
-    uint64_t covered;
-    int rc = gateway_extents_local(request->gateway, request->volume_id, request->shard, request->shard_offset,
-                                   header->length, &body, &bytes, &covered);
-    assert(rc <= 0);
-    if (rc < 0) {
-        gateway_request_result(request, rc, /* version= */ 0);
-        return;
-    }
-    struct wire_header reply = {
-        .shard = request->shard, .offset = header->offset, .length = covered, .body_len = bytes};
-    gateway_client_reply(request->client, header, &reply, body, /* payload= */ NULL, 0);
-    free(body);
-    gateway_request_free(request);
-}
-
 /* Shard and offset in it: 0 or the client's answer. */
 static int locate(struct gateway_request *request, const struct map_volume *v)
 {
@@ -363,7 +343,7 @@ void gateway_request_route(struct gateway_request *request)
     }
     uint32_t primary = v->shards[request->shard].primary;
     if (primary == gw->cfg.node && request->msg->header.opcode == WIRE_EXTENTS)
-        finish_extents(request);
+        gateway_extents_local(request);
     else if (primary == gw->cfg.node)
         route_local(request);
     else if (primary != 0 && peers_is_up(gw->cfg.peers, primary))

@@ -120,6 +120,30 @@ void replicas_store_failed(struct replicas *r);
 int replicas_extents(struct replicas *r, uint64_t volume, uint32_t shard, uint64_t offset, uint64_t length,
                      struct store_extent *ret_extents, uint32_t max, uint32_t *ret_count);
 
+/* The same of any generation, and what changed since an older one; async. */
+#define STORE_EXTENT_SAME 3u /* state: nothing changed here */
+struct replica_extents {
+    /* public: caller */
+    uint64_t volume;
+    uint32_t shard;
+    uint32_t generation;          /* 0: head */
+    uint32_t since;               /* 0: extents; else what differs from that snapshot */
+    uint64_t offset, length;      /* bytes in the shard; 4 KiB multiples */
+    struct store_extent *extents; /* room for max, caller's until cb */
+    uint32_t max;
+    void (*cb)(struct replica_extents *req, int rc); /* never inside the call */
+    void *owner;
+    /* out: gapless from offset on, perhaps less than asked for */
+    uint32_t count;
+    /* private */
+    struct replicas *set;
+    struct store_extent *found;
+    struct store_diff diff;
+    struct env_task task;
+    int rc;
+};
+void replicas_extents_submit(struct replicas *r, struct replica_extents *req);
+
 struct replica_sync_info { /* resync progress, for status */
     uint64_t volume;
     uint32_t shard, node;

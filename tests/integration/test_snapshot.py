@@ -8,15 +8,14 @@ import pytest
 from conftest import Volume, program, wait_for
 
 MIB = 1 << 20
-SMALL_SHARDS = {"cluster.shard_bytes": "16M"}
 
 
 @pytest.fixture
 def three(make_cluster):
     """Three nodes and a volume of four shards on all of them, its home node 1."""
-    cluster = make_cluster(3, settings=SMALL_SHARDS)
+    cluster = make_cluster(3)
     cluster.up()
-    cluster.make_volume("v", 64 * MIB, replicas=3, home=1)
+    cluster.make_volume("v", 64 * MIB, replicas=3, home=1, shard_bytes=16 * MIB)
     return cluster
 
 
@@ -225,3 +224,99 @@ def test_clones(three):
     inner.ok("check 12288 4096 5")
     two.ok("check 4096 4096 1")
     inner.ok(f"check {48 * MIB} 65536 1")
+
+
+# Goal: a backup restored on another cluster is identical, changes only after the first; a stream that broke off goes on.
+def test_export_and_import(three, make_cluster, tmp_path):
+    volume = three.attach("v")
+    volume.ok("write 0 1048576 1")
+    volume.ok(f"write {20 * MIB + 4096} {3 * MIB} 2")
+    snapshot(three, "v@one")
+    volume.ok("write 8192 4096 3")
+    volume.ok(f"zero {21 * MIB} 65536 trim")
+    volume.ok(f"write {63 * MIB} 4096 4")
+    snapshot(three, "v@two")
+    changed = json.loads(ashlar(three, "--json", "snapshot", "diff", "v@two", "--from", "one"))
+    ranges = [(r["offset"], r["length"], r["type"]) for r in changed["ranges"]]
+    assert ranges == [(8192, 4096, "data"), (21 * MIB, 65536, "zero"), (63 * MIB, 4096, "data")], ranges
+    full, changes, torn = (str(tmp_path / name) for name in ("full", "changes", "torn"))
+    ashlar(three, "export", "v@one", full)
+    assert os.path.getsize(full) < 5 * MIB
+    ashlar(three, "export", "v@two", changes, "--from", "one")
+    assert os.path.getsize(changes) < 65536
+    with open(full, "rb") as stream, open(torn, "wb") as out:
+        out.write(stream.read(2 * MIB + 12345))
+    three.kill9(1)
+    ashlar(three, "export", "v@one", torn, "--resume")
+    assert open(torn, "rb").read() == open(full, "rb").read()
+    other = make_cluster(1)
+    other.up()
+    ashlar(other, "import", changes, "r", "--replicas", "1", code=1)
+    damaged = bytearray(open(full, "rb").read())
+    damaged[MIB] ^= 1
+    (tmp_path / "damaged").write_bytes(damaged)
+    ashlar(other, "import", str(tmp_path / "damaged"), "bad", "--replicas", "1", code=1)
+    (tmp_path / "short").write_bytes(bytes(damaged[:MIB // 2]))
+    ashlar(other, "import", str(tmp_path / "short"), "short", "--replicas", "1", code=1)
+    ashlar(other, "import", full, "r", "--replicas", "1")
+    ashlar(other, "import", changes, "r")
+    restored, one = other.attach("r"), other.attach("r@one")
+    one.ok("check 0 1048576 1")
+    one.ok(f"check {20 * MIB + 4096} {3 * MIB} 2")
+    restored.ok("check 8192 4096 3")
+    restored.ok("check 12288 1036288 1")
+    restored.ok(f"check {21 * MIB} 65536 0")
+    restored.ok(f"check {21 * MIB + 65536} 65536 2")
+    restored.ok(f"check {63 * MIB} 4096 4")
+    restored.ok("write 0 4096 5")
+    ashlar(other, "import", changes, "r", code=1)
+
+
+# Goal: volumes grow while attached and with snapshots, and shrink only detached, and never below a snapshot.
+def test_resize(three):
+    volume = three.attach("v")
+    volume.ok("write 0 65536 1")
+    snapshot(three, "v@small")
+    ashlar(three, "volume", "resize", "v", str(72 * MIB))
+    ashlar(three, "volume", "resize", "v", str(16 * MIB), "--shrink", code=1)
+    assert volume.close() == 0
+    ashlar(three, "volume", "resize", "v", str(16 * MIB), "--shrink", code=1)
+    volume, small = three.attach("v"), three.attach("v@small")
+    volume.ok(f"write {70 * MIB} 65536 2")
+    volume.ok(f"check {70 * MIB} 65536 2")
+    small.ok("check 0 65536 1")
+    assert small.call(f"check {64 * MIB} 4096 0").startswith("error")
+    assert volume.close() == 0 and small.close() == 0
+    ashlar(three, "clone", "v@small", "grown")
+    ashlar(three, "volume", "resize", "grown", str(80 * MIB))
+    grown = three.attach("grown")
+    grown.ok(f"write {79 * MIB} 65536 3")
+    grown.ok("check 0 65536 1")
+    grown.ok(f"check {79 * MIB} 65536 3")
+    ashlar(three, "snapshot", "rm", "v@small")
+    ashlar(three, "volume", "resize", "v", str(16 * MIB), "--shrink", code=1)  # the clone still reads there
+    ashlar(three, "volume", "flatten", "grown")
+    wait_for(lambda: "parent" not in three.admin("volume-info", name="grown")["volume"], "the clone is independent")
+    ashlar(three, "volume", "resize", "v", str(16 * MIB), "--shrink")
+    volume = three.attach("v")
+    volume.ok("check 0 65536 1")
+    grown.ok("check 0 65536 1")
+
+
+# Goal: images of other formats come in and go out through qemu-img.
+def test_images_through_qemu_img(three, tmp_path):
+    raw, qcow2, back = (str(tmp_path / name) for name in ("a.raw", "a.qcow2", "b.qcow2"))
+    with open(raw, "wb") as out:
+        out.write(os.urandom(3 * MIB))
+        out.truncate(20 * MIB)
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, qcow2], check=True)
+    ashlar(three, "import", qcow2, "q")
+    ashlar(three, "import", raw, "w", "--format", "raw")
+    snapshot(three, "q", "w", "--name", "in")
+    attached = json.loads(ashlar(three, "--json", "attach", "q@in"))
+    try:
+        subprocess.run(["qemu-img", "compare", raw, attached["uri"]], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["qemu-img", "convert", "-O", "qcow2", attached["uri"], back], check=True)
+        subprocess.run(["qemu-img", "compare", raw, back], check=True, stdout=subprocess.DEVNULL)
+    finally:
+        ashlar(three, "detach", "q@in")
