@@ -9,6 +9,7 @@
  * - piece_finish hands over to the done list, which completes outside any submit and without recursion.
  * Failure: once the store failed, every piece ends with -EIO at its next step.
  */
+#include "server/store/bad_blocks.h"
 #include "server/store/older.h"
 
 #include <errno.h>
@@ -355,6 +356,8 @@ void piece_finish(struct piece *piece, int rc)
     assert(rc <= 0);
     piece_move(piece, PIECE_DONE);
     piece->rc = rc;
+    if (rc == 0 && piece->kind != PIECE_READ && store->bad_blocks.count)
+        bad_blocks_written(piece);
     list_push_back(&store->done, &piece->wait_link);
     if (store->submit_depth)
         env_defer(store->env, &store->done_task, done_task);
@@ -371,14 +374,14 @@ static void run_done(struct drive_io *io, int rc)
     assert(piece->pending > 0);
     if (took > piece->drive_ns)
         piece->drive_ns = took;
-    run->next_free = store->pool_runs;
-    store->pool_runs = run;
     if (io->op == DRIVE_READ && rc && !store->failed)
-        rc = read_failed(piece, run);
+        rc = read_failed(piece, run); /* takes runs from the pool: this one must not be there yet */
     else if (io->op == DRIVE_WRITE && rc)
         store_fail(store, rc);
     else if (io->op == DRIVE_WRITE)
         store->write_seq++;
+    run->next_free = store->pool_runs;
+    store->pool_runs = run;
     piece_part_done(piece, rc);
 }
 

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "common/crc32c.h"
+#include "server/store/bad_blocks.h"
 
 static uint64_t block_offset(const struct piece *piece, uint32_t index)
 {
@@ -146,7 +147,7 @@ static void report_damage(struct piece *piece, uint32_t index)
     struct store *store = piece->store;
     assert(piece->kind == PIECE_READ);
     assert(index < piece->count);
-    store->stats.blocks_damaged++;
+    bad_blocks_found(piece, index, piece->unreadable[index / 64] >> (index % 64) & 1);
     if (piece->rc != -EILSEQ) {
         piece->rc = -EILSEQ;
         piece->bad_block = index;
@@ -186,8 +187,11 @@ static void verify_block(struct piece *piece, uint32_t index)
         return;
     }
     piece->store->stats.blocks_verified++;
-    if (crc == expected || piece->flags & STORE_IO_RAW)
+    if (crc == expected || piece->flags & STORE_IO_RAW) {
+        if (crc == expected && piece->store->bad_blocks.count && !piece->older && !piece->detour)
+            bad_blocks_read(piece, index);
         return;
+    }
     if (!may_adopt(piece)) {
         report_damage(piece, index);
         return;

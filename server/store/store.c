@@ -110,8 +110,6 @@ static void count_request(struct store *store, const struct store_io *io)
     case STORE_WRITE:
         store->stats.writes++;
         store->stats.bytes_written_guest += io->length;
-        if (io->flags & STORE_IO_REPAIR)
-            store->stats.blocks_repaired += io->length / STORE_BLOCK_BYTES;
         break;
     case STORE_ZERO: store->stats.zeroes++; break;
     }

@@ -100,7 +100,6 @@ enum store_io_flags {
         1u << 1,               /* resync or takeover copy: marks like any write; mod_epoch = max(own, epoch); may name a
                                    * generation older than the chunk's newest record (see Generations) */
     STORE_IO_RAW = 1u << 3,    /* READ: do not fail on a checksum mismatch, recompute (digest, adoption) */
-    STORE_IO_REPAIR = 1u << 4, /* WRITE: rewrites a damaged block with its good content (counted) */
 };
 
 struct store_io {

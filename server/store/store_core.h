@@ -221,6 +221,20 @@ struct drain {
 };
 #define DRAINS_MAX 8u
 
+/* Blocks that could not be read and were not read well since (bad_blocks.c). */
+#define BAD_BLOCKS_MAX 1024u
+#define BAD_UNREADABLE_MAX 256u
+struct bad_block {
+    uint64_t instance; /* of the shard replica: never reused (R3) */
+    uint32_t block;    /* in the shard */
+    bool unreadable;   /* the drive gave an error, not wrong bytes */
+    bool rewritten;    /* since it was found */
+};
+struct bad_blocks {
+    struct bad_block blocks[BAD_BLOCKS_MAX];
+    uint32_t count, unreadable_count, evict_next;
+};
+
 struct live;       /* lineage.c */
 struct older;      /* older.h */
 struct detour;     /* older.h */
@@ -289,6 +303,7 @@ struct store {
     struct drain drains[DRAINS_MAX];
     uint32_t drain_count;
 
+    struct bad_blocks bad_blocks;
     struct background *background;
     void (*close_cb)(void *arg);
     void *close_arg;

@@ -200,10 +200,46 @@ static void bit_rot_is_found_reported_and_repaired_by_rewriting(void **state)
     io = fixture_submit_flags(&f, STORE_READ, 0, 65536, NULL, STORE_IO_RAW);
     assert_int_equal(fixture_end(io), 0); /* raw reads tell, they do not judge */
     memset(data, 0x77, sizeof(data));
-    io = fixture_submit_flags(&f, STORE_WRITE, 5 * 4096, 4096, data, STORE_IO_REPAIR);
+    assert_int_equal(fixture_end(fixture_submit(&f, STORE_READ, 0, 65536, NULL)), -EILSEQ);
+    assert_int_equal(fixture_stats(&f).blocks_damaged, 1); /* however often it is met */
+    io = fixture_submit(&f, STORE_WRITE, 5 * 4096, 4096, data);
     assert_int_equal(fixture_end(io), 0);
     assert_true(fixture_holds(&f, 0, 65536, 0x77));
     assert_int_equal(fixture_stats(&f).blocks_repaired, 1);
+    drive_sim_flip(f.disk, at + 5 * 4096 + 17, 0x10);
+    assert_int_equal(fixture_end(fixture_submit(&f, STORE_READ, 0, 65536, NULL)),
+                     -EILSEQ); /* rot anew, as it was good */
+    assert_int_equal(fixture_stats(&f).blocks_damaged, 2);
+    assert_false(fixture_stats(&f).failed);
+    fixture_destroy(&f);
+}
+
+/* Goal: a drive that does not keep what it is given is given up. Method: a block is damaged, rewritten, and damaged again before
+ * anybody read it. */
+static void block_damaged_again_after_its_repair_fails_the_store(void **state)
+{
+    (void)state;
+    static uint8_t data[4096];
+    struct fixture f;
+    fixture_create(&f, 64u * MIB, 9);
+    fixture_open_shard(&f);
+    assert_int_equal(fixture_write(&f, 0, 4096, 0x77), 0);
+    assert_int_equal(fixture_flush(&f), 0);
+    uint64_t at = STORE_CHUNK_BYTES;
+    drive_sim_peek(f.disk, at, data, 8);
+    while (data[0] != 0x77)
+        drive_sim_peek(f.disk, at += 4096, data, 8);
+    for (int turn = 0; turn < 2; turn++) {
+        assert_false(fixture_stats(&f).failed);
+        drive_sim_flip(f.disk, at + 17, 0x10);
+        assert_int_equal(fixture_end(fixture_submit(&f, STORE_READ, 0, 4096, NULL)), -EILSEQ);
+        if (turn == 0) {
+            memset(data, 0x77, sizeof(data));
+            assert_int_equal(fixture_end(fixture_submit(&f, STORE_WRITE, 0, 4096, data)), 0);
+            assert_int_equal(fixture_flush(&f), 0);
+        }
+    }
+    assert_true(fixture_stats(&f).failed);
     fixture_destroy(&f);
 }
 
@@ -292,6 +328,7 @@ int main(void)
         cmocka_unit_test(flush_skips_what_is_clean),
         cmocka_unit_test(overlapping_writes_apply_in_order_of_submission),
         cmocka_unit_test(bit_rot_is_found_reported_and_repaired_by_rewriting),
+        cmocka_unit_test(block_damaged_again_after_its_repair_fails_the_store),
         cmocka_unit_test(failed_flush_fails_everything_from_then_on),
         cmocka_unit_test(unreadable_block_is_told_apart_from_its_neighbours),
     };
