@@ -10,6 +10,7 @@
 
 #include "common/buf.h"
 #include "common/list.h"
+#include "common/log.h"
 #include "common/transport.h"
 #include "server/daemon/data_thread.h"
 #include "server/gateway/gateway.h"
@@ -45,6 +46,7 @@ struct data_thread {
     struct store *store;
     struct data_opened opened;
     bool store_failed;
+    struct log_limiter damage_limiter, repaired_limiter; /* rot comes by the thousand */
     bool store_opening; /* store_open was called, its callback has not come */
     bool stop_wanted;   /* asked for meanwhile */
     struct map *map;

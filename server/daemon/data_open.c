@@ -45,7 +45,11 @@ static void store_damaged(void *arg, struct store_shard *shard, uint64_t offset)
     struct store_shard_id id = store_shard_identity(shard);
     assert(offset % STORE_BLOCK_BYTES == 0);
     assert(shard && d->store);
-    log_warn("checksum mismatch volume=%" PRIu64 " shard=%u offset=%" PRIu64, id.volume, id.shard, offset);
+    uint32_t held_back = 0;
+    if (log_allow(&d->damage_limiter, env_now_ns(d->env), &held_back))
+        log_warn("a block is unreadable or has a wrong checksum volume=%" PRIu64 " shard=%u offset=%" PRIu64
+                 " lines_held_back=%u",
+                 id.volume, id.shard, offset, held_back);
     if (d->replicas)
         replicas_store_damaged(d->replicas, shard, offset);
 }

@@ -90,9 +90,14 @@ static void peer_suspect(void *arg, uint32_t node)
 static void damage_found(void *arg, uint64_t volume, uint32_t shard, uint64_t offset, bool repaired)
 {
     struct data_thread *d = arg;
+    uint32_t held_back = 0;
     assert(d->replicas);
-    log_at(repaired ? LOG_WARN : LOG_ERROR, "damaged block volume=%llu shard=%u offset=%llu repaired=%s",
-           (unsigned long long)volume, shard, (unsigned long long)offset, repaired ? "yes" : "no");
+    if (!repaired)
+        log_error("damaged here, and no other in_sync member has a good copy volume=%llu shard=%u offset=%llu",
+                  (unsigned long long)volume, shard, (unsigned long long)offset);
+    else if (log_allow(&d->repaired_limiter, env_now_ns(d->env), &held_back))
+        log_warn("repaired from another member volume=%llu shard=%u offset=%llu lines_held_back=%u",
+                 (unsigned long long)volume, shard, (unsigned long long)offset, held_back);
 }
 
 /* ---- registered */

@@ -397,7 +397,7 @@ static void damaged(struct replicas *r, struct msg *msg)
     struct replica *rep = replica_find(r, h->volume, h->shard);
     const struct map_volume *v = rep ? replica_volume(rep) : NULL;
     if (v && rep->phase == PHASE_SERVING && h->offset % STORE_BLOCK_BYTES == 0 &&
-        h->offset <= v->shard_bytes - STORE_BLOCK_BYTES)
+        h->offset <= v->shard_bytes - STORE_BLOCK_BYTES && !heal_covers(rep, h->offset))
         (void)heal_start(rep, h->offset, h->offset + STORE_BLOCK_BYTES, 0, false, NULL, NULL);
     msg_free(msg);
 }

@@ -14,6 +14,24 @@
 #include "server/replica/replica_internal.h"
 
 #define LOG_MODULE "replica"
+#define HEALS_MAX 512u
+
+/* A damaged block is found by each read of it until the first heal is through. Of a flood the rest is found again. */
+bool heal_covers(const struct replica *rep, uint64_t offset)
+{
+    replica_assert(rep);
+    assert(offset % STORE_BLOCK_BYTES == 0);
+    uint32_t heals = 0;
+    list_for_each(pos, &rep->ops)
+    {
+        const struct op_ctx *ctx = list_entry(pos, struct op_ctx, link);
+        if (ctx->kind != CTX_HEAL)
+            continue;
+        if ((ctx->offset <= offset && offset < ctx->heal_end) || ++heals == HEALS_MAX)
+            return true;
+    }
+    return false;
+}
 
 struct op_ctx *heal_start(struct replica *rep, uint64_t start, uint64_t end, uint32_t generation, bool takeover,
                           void (*done)(struct op_ctx *ctx, int rc), void *owner)
@@ -124,7 +142,8 @@ void heal_run(struct op_ctx *ctx)
         return;
     }
     if (!ctx->buf) {
-        ctx->buf = buf_alloc(rep->set->cfg.pool, STORE_CHUNK_BYTES);
+        uint64_t left = ctx->heal_end - ctx->offset;
+        ctx->buf = buf_alloc(rep->set->cfg.pool, left < STORE_CHUNK_BYTES ? (uint32_t)left : STORE_CHUNK_BYTES);
         ctx->buf_owned = ctx->buf != NULL;
         if (!ctx->buf) {
             ctx->state = CTX_HELD; /* back-pressure: the tick starts it again */

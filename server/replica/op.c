@@ -293,6 +293,15 @@ void op_finish(struct op_ctx *ctx, int rc)
     answer(r, op, rc);
 }
 
+/* The store fails for good (R13), and control takes the role away: ops_abort bounces it to the next primary. Should this be the
+ * last copy, the request waits, as all do whose shard has no copy that serves. */
+void op_hold(struct op_ctx *ctx)
+{
+    ctx_assert(ctx);
+    assert(!ctx->io_busy && !ctx->repair_busy);
+    ctx->state = CTX_PREPARING;
+}
+
 /* ---- following phases ---- */
 
 void ops_resume(struct replica *rep)
@@ -326,13 +335,15 @@ void ops_resume(struct replica *rep)
         write_send(ctx, ctx->kind == CTX_CLIENT);
     }
     bool started = true;
+    rep->resumes++;
     while (started && rep->phase == PHASE_SERVING) {
         started = false;
         list_for_each(pos, &rep->ops)
         {
             struct op_ctx *ctx = list_entry(pos, struct op_ctx, link);
-            if (ctx->state != CTX_HELD)
-                continue;
+            if (ctx->state != CTX_HELD || ctx->resumed == rep->resumes)
+                continue; /* once: a heal that finds no buffer stays held until the tick */
+            ctx->resumed = rep->resumes;
             bool waits =
                 ctx->kind == CTX_CLIENT && (ctx->op->opcode == WIRE_READ ? !replica_lease_valid(rep) : rep->draining);
             if (waits)

@@ -24,6 +24,10 @@ static void read_done(struct store_io *io, int rc)
     struct replica *rep = ctx->replica;
     if (ctx_ended_meanwhile(ctx))
         return;
+    if (rc == -EIO) {
+        op_hold(ctx);
+        return;
+    }
     if (rc == -EILSEQ) {
         if (ctx->lock.exclusive) {
             repair_start(ctx);
@@ -68,8 +72,6 @@ static void repair_failed(struct op_ctx *ctx)
     ctx_assert(ctx);
     struct replica *rep = ctx->replica;
     struct replicas *r = rep->set;
-    log_error("volume %llu shard %u offset %llu: damaged here and no other in_sync member has a good copy",
-              (unsigned long long)rep->volume, rep->index, (unsigned long long)ctx->offset);
     if (r->cfg.callbacks.damage_found)
         r->cfg.callbacks.damage_found(r->cfg.arg, rep->volume, rep->index, ctx->offset, false);
     if (ctx->kind == CTX_CLIENT) {
@@ -97,13 +99,15 @@ static void repair_written(struct store_io *io, int rc)
         return;
     }
     replica_drive_write_done(rep);
+    if (rc == -EIO) {
+        op_hold(ctx);
+        return;
+    }
     if (rc != 0) {
         repair_failed(ctx);
         return;
     }
     rep->set->stats.repaired_blocks += ctx->length / STORE_BLOCK_BYTES;
-    log_warn("volume %llu shard %u offset %llu length %u: damaged copy repaired from another member",
-             (unsigned long long)rep->volume, rep->index, (unsigned long long)ctx->offset, ctx->length);
     if (rep->set->cfg.callbacks.damage_found)
         rep->set->cfg.callbacks.damage_found(rep->set->cfg.arg, rep->volume, rep->index, ctx->offset, true);
     ctx->state = CTX_HELD;

@@ -122,6 +122,7 @@ struct op_ctx {
     bool repair_busy;
     uint32_t target_count;
     struct target targets[MAP_MEMBERS_MAX];
+    uint64_t resumed;                         /* the last of replica->resumes that started it */
     uint32_t copy_node;                       /* CTX_COPY: the member being synced */
     void (*done)(struct op_ctx *ctx, int rc); /* CTX_HEAL, CTX_COPY */
     void *owner;
@@ -218,6 +219,7 @@ struct replica {
     struct list_node activate_link;
     uint64_t unreachable_since[MAP_MEMBERS_MAX]; /* by member index; 0: reachable */
     uint64_t serving_since_ns;
+    uint64_t resumes; /* times that ops_resume ran */
     bool drop_proposed;
     bool move_proposed;
     struct replica_proposal drop_proposal, move_proposal;
@@ -349,6 +351,7 @@ void op_admit(struct replica *rep, struct replica_op *op);
 void op_start(struct op_ctx *ctx);
 bool op_may_run(const struct op_ctx *ctx); /* in the phase that its shard is in now */
 void op_finish(struct op_ctx *ctx, int rc);
+void op_hold(struct op_ctx *ctx); /* the own store failed: nothing ends here, the role moves */
 void op_complete_later(struct replicas *r, struct replica_op *op, int rc);
 void ops_resume(struct replica *rep); /* on SERVING: re-send, start, admit what was parked */
 void ops_lease_renewed(struct replica *rep);
@@ -376,6 +379,7 @@ void repair_start(struct op_ctx *ctx); /* own copy is damaged: fetch from anothe
 /* heal.c: make the members equal to the primary's own content over a range */
 struct op_ctx *heal_start(struct replica *rep, uint64_t start, uint64_t end, uint32_t generation, bool takeover,
                           void (*done)(struct op_ctx *ctx, int rc), void *owner);
+bool heal_covers(const struct replica *rep, uint64_t offset); /* one that has yet to pass there */
 void heal_run(struct op_ctx *ctx);
 void heal_sent(struct op_ctx *ctx);
 void heal_tick(struct replica *rep);

@@ -636,7 +636,8 @@ void replicas_store_damaged(struct replicas *r, struct store_shard *shard, uint6
     if (!rep || rep->shard != shard)
         return;
     if (rep->phase == PHASE_SERVING) {
-        (void)heal_start(rep, offset, offset + STORE_BLOCK_BYTES, 0, false, NULL, NULL);
+        if (!heal_covers(rep, offset))
+            (void)heal_start(rep, offset, offset + STORE_BLOCK_BYTES, 0, false, NULL, NULL);
         return;
     }
     if (rep->map.primary && rep->map.primary != r->cfg.node) {

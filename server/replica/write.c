@@ -50,6 +50,10 @@ static void rmw_read_done(struct store_io *io, int rc)
         repair_start(ctx);
         return;
     }
+    if (rc == -EIO) {
+        op_hold(ctx);
+        return;
+    }
     if (rc == 0)
         rc = merge_piece(ctx);
     if (rc != 0) {
