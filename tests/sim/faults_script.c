@@ -4,10 +4,10 @@
  * - `at` counts from the beginning of the safety phase; `on` waits until a log line (of any node, or of the map's changes) has TEXT for
  *   the COUNT-th time, and acts right then: before anything else happens.
  * - who: a number, or by the map's first volume, first shard: primary, backup, backup2, out (a member that is not in sync), other (no
- *   member), all; self: the node that logged the line; guest: the first guest's host.
+ *   member), all; self: the node that logged the line; guest: the first guest's host; authority: the stand-in for the control plane.
  * - actions: crash WHO MS, power WHO MS (back after MS), pause WHO MS, stop WHO, cut WHO WHO MS, isolate WHO MS, deaf WHO MS (isolated, but not
  *   from the control plane), reset WHO WHO, slowlink WHO WHO EXTRA_MS MS, slowdrive WHO EXTRA_MS MS, hang WHO MS, eio WHO N, drop WHO N,
- *   rot WHO N, clock WHO MS, failover, guestcrash, keep WHO / lose WHO (what power loss does to the unflushed), end (of all that lasts).
+ *   rot WHO N, clock WHO MS, failover, guestcrash, quiet (the guest begins nothing more), move WHO (the primary role), keep WHO / lose WHO (what power loss does to the unflushed), end (of all that lasts).
  * Failure: an action or a name that is not understood is a failure of the run.
  */
 #include <assert.h>
@@ -61,25 +61,27 @@ static int nth_member(const struct map_shard *s, bool in_sync, uint32_t skip)
         if (wanted && skip-- == 0)
             return (int)m->node;
     }
-    return 0;
+    return -1;
 }
 
-/* 0: nobody now. */
+/* -1: nobody now; 0: the stand-in for the control plane. */
 static int who(const struct armed *a, const char *word)
 {
     const struct sim *sim = a->faults->sim;
     const struct map_shard *s = first_shard(a->faults);
     int number = atoi(word);
     if (number > 0)
-        return number <= sim->node_count ? number : 0;
+        return number <= sim->node_count ? number : -1;
     if (strcmp(word, "self") == 0)
         return a->self;
     if (strcmp(word, "guest") == 0)
         return sim_guest_node(sim, 0);
-    if (!s)
+    if (strcmp(word, "authority") == 0)
         return 0;
+    if (!s)
+        return -1;
     if (strcmp(word, "primary") == 0)
-        return (int)s->primary;
+        return s->primary ? (int)s->primary : -1;
     if (strcmp(word, "backup") == 0 || strcmp(word, "backup2") == 0)
         return nth_member(s, true, word[6] == '2');
     if (strcmp(word, "out") == 0)
@@ -87,7 +89,7 @@ static int who(const struct armed *a, const char *word)
     for (int i = 1; strcmp(word, "other") == 0 && i <= sim->node_count; i++)
         if (!is_member(s, (uint32_t)i))
             return i;
-    return 0;
+    return -1;
 }
 
 static uint64_t until(const struct armed *a, uint32_t arg)
@@ -167,20 +169,51 @@ static bool act_on(struct armed *a, const char *action, int node)
     return true;
 }
 
-static bool act_on_pair(struct armed *a, const char *action)
+static void act_on_link(struct armed *a, const char *action, int from, int to)
 {
     struct faults *f = a->faults;
-    int from = who(a, a->step->args[0]), to = who(a, a->step->args[1]);
-    bool known = strcmp(action, "cut") == 0 || strcmp(action, "reset") == 0 || strcmp(action, "slowlink") == 0;
-    if (!known || from == to || from == 0 || to == 0)
-        return known;
+    if (from == to || from < 0 || to < 0)
+        return;
     if (strcmp(action, "cut") == 0)
         faults_cut(f, from, to, until(a, 2));
     else if (strcmp(action, "reset") == 0)
         sim_net_reset(f->sim->net, from, to);
     else
         faults_slow_link(f, from, to, ENV_MS(1) * number(a, 2), until(a, 3));
+}
+
+static bool act_on_pair(struct armed *a, const char *action)
+{
+    const char *from = a->step->args[0], *to = a->step->args[1];
+    if (strcmp(action, "cut") != 0 && strcmp(action, "reset") != 0 && strcmp(action, "slowlink") != 0)
+        return false;
+    int first = who(a, from), second = who(a, to);
+    for (int i = 1; i <= a->faults->sim->node_count; i++) {
+        if (strcmp(from, "all") == 0)
+            act_on_link(a, action, i, second);
+        else if (strcmp(to, "all") == 0)
+            act_on_link(a, action, first, i);
+    }
+    act_on_link(a, action, first, second);
     return true;
+}
+
+/* The primary role of the first shard goes to that node, as when an operator asks. Only the stand-in commits at once. */
+static void move(struct armed *a)
+{
+    struct sim *sim = a->faults->sim;
+    const struct map_shard *s = first_shard(a->faults);
+    int node = who(a, a->step->args[0]);
+    struct map_result result = {0};
+    if (!s || node <= 0 || sim->scenario.control)
+        return;
+    struct map_entry entry = {.kind = MAP_ENTRY_PRIMARY_MOVE,
+                              .volume = s->volume,
+                              .shard = s->index,
+                              .epoch = s->epoch,
+                              .node = (uint32_t)node};
+    int rc = plane_apply(sim->plane, &entry, &result);
+    sim_note(sim, "by hand: the move says %s", strerror(-rc));
 }
 
 static bool act_on_guest(struct armed *a, const char *action)
@@ -190,6 +223,10 @@ static bool act_on_guest(struct armed *a, const char *action)
         guest_failover(sim->guests[0]);
     else if (strcmp(action, "guestcrash") == 0)
         guest_crash(sim->guests[0]);
+    else if (strcmp(action, "quiet") == 0)
+        guest_quiesce(sim->guests[0]);
+    else if (strcmp(action, "move") == 0)
+        move(a);
     else
         return false;
     return true;

@@ -54,6 +54,7 @@ static const struct key keys[] = {
     KEY(serial_overlaps, 1),
     KEY(guest_crash_per_min, 10),
     KEY(safety_ms, 20000),
+    KEY(linger_ms, 1500),
     KEY(liveness_ms, 60000),
     KEY(crash_per_min, 0),
     KEY(power_per_min, 0),

@@ -31,7 +31,7 @@ struct scenario {
     uint64_t clients_qd, hot_blocks, hot_percent, read_percent, flush_percent, zero_percent, fua_percent, piece_percent;
     uint64_t write_max_kib, big_permille, op_gap_us, failover_per_min, serial_overlaps, guest_crash_per_min;
     /* how long: faults, then how long at most until all is well again */
-    uint64_t safety_ms, liveness_ms;
+    uint64_t safety_ms, linger_ms, liveness_ms; /* linger: the workload goes on for so long after the last fault */
     /* faults a minute (of virtual time, of the whole cluster) */
     uint64_t crash_per_min, power_per_min, power_all_per_min, crash_pair_per_min, crash_loop_per_min, pause_per_min;
     uint64_t cut_per_min, isolate_per_min, reset_per_min, slow_drive_per_min, drive_eio_per_min, rot_per_min;

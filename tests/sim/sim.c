@@ -138,7 +138,7 @@ static bool all_well(void *arg)
 static void liveness(struct sim *sim)
 {
     faults_stop(sim->faults);
-    world_run(sim->world, ENV_MS(1500)); /* the workload goes on for a while */
+    world_run(sim->world, ENV_MS(1) * sim->scenario.linger_ms);
     for (uint32_t i = 0; i < sim->guest_count; i++)
         guest_quiesce(sim->guests[i]);
     uint64_t began = world_now_ns(sim->world);

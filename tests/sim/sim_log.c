@@ -50,7 +50,7 @@ void sim_log_start(struct sim *sim)
 {
     logged = sim;
     memset(rings, 0, sizeof(rings));
-    log_init(sim->trace ? LOG_DEBUG : LOG_INFO, NULL);
+    log_init(sim->trace || sim->scenario.step_count > 0 ? LOG_DEBUG : LOG_INFO, NULL);
     log_set_hook(hook, NULL);
 }
 

@@ -35,6 +35,8 @@ struct proposal {
     struct replica_proposal *proposal;
 };
 
+#define PATIENCE_NS ENV_MS(3000)
+
 struct life {
     struct sim_node *node;
     struct life *older; /* graveyard */
@@ -54,7 +56,7 @@ struct life {
     struct env_timer alive_timer;
     bool opened, serving, stopping, swept, map_changed, store_failed, ended, replicas_gone;
     struct env_task settle_task, end_task;
-    struct env_timer stop_timer;
+    struct env_timer stop_timer, patience_timer;
 };
 
 struct sim_node {
@@ -569,6 +571,7 @@ static void process_ended(struct env_task *task)
         env_timer_start(life->env, &life->stop_timer, ENV_MS(1), wait_for_quiet);
         return;
     }
+    env_timer_stop(life->env, &life->patience_timer);
     plane_disconnect(node->config.plane, life->control);
     transport_sim_destroy(life->transport);
     map_destroy(life->map);
@@ -620,10 +623,19 @@ static void gateway_closed(void *arg)
     env_timer_start(life->env, &life->stop_timer, 0, wait_for_replicas);
 }
 
+/* As the daemon does: what waits for a control plane that does not answer is ended. */
+static void patience_ended(struct env_timer *timer)
+{
+    struct life *life = list_entry(timer, struct life, patience_timer);
+    assert(life->stopping);
+    plane_stop(life->node->config.plane, life->control);
+}
+
 void sim_node_stop(struct sim_node *node)
 {
     struct life *life = node->life;
     assert(life && life->serving);
+    env_timer_start(life->env, &life->patience_timer, PATIENCE_NS, patience_ended);
     life->stopping = true;
     life->serving = false;
     map_set_observer(life->map, &(struct map_observer){.arg = NULL});

@@ -33,7 +33,7 @@ struct wire {
     struct client *client; /* NULL: between two lives */
     bool opened, closing;
     uint64_t losses; /* when it was opened */
-    uint32_t in_flight;
+    uint32_t in_flight, lives;
     struct world_event open_event;
     struct wire_op *ops[SLOTS_MAX];
 };
@@ -94,6 +94,7 @@ static void wire_open(struct world_event *event)
     (void)snprintf(config.volume, sizeof(config.volume), "%s", w->guest->name);
     assert(!w->client);
     w->guest->life_ns = world_now_ns(world_of(w));
+    w->lives++;
     w->client = client_create(&config);
     assert(w->client);
 }
@@ -109,7 +110,9 @@ static void op_done(struct client_request *request, int rc)
     w->in_flight--;
     if (rc == -ESHUTDOWN)
         rc = -EOWNERDEAD; /* we closed it after a loss: the outcome is unknown */
-    if (rc == -EIO && w->guest->losses > w->losses) {
+    /* An attach by force of its former life that was still on its way took the volume from it: it starts over. */
+    bool robbed = rc == -ESTALE && w->lives > 1;
+    if (robbed || (rc == -EIO && w->guest->losses > w->losses)) {
         rc = -EOWNERDEAD;
         start_over(w);
     }
