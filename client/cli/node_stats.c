@@ -45,6 +45,7 @@ json_t *node_stats_collect(json_t *nodes)
         for (size_t k = 0; k < sizeof(copied) / sizeof(copied[0]); k++)
             (void)json_object_set(node, copied[k], json_object_get(json_object_get(stats, "counters"), copied[k]));
         (void)json_object_set(node, "links", json_object_get(stats, "links"));
+        (void)json_object_set(node, "rdma", json_object_get(stats, "rdma"));
         (void)snprintf(id, sizeof(id), "%lld", admin_integer(node, "id"));
         (void)json_object_set_new(all, id, stats);
     }

@@ -116,5 +116,9 @@ struct rig_case {
 };
 extern const struct rig_case traffic_cases[], life_cases[], hostile_cases[];
 extern const unsigned traffic_case_count, life_case_count, hostile_case_count;
+#if ASHLAR_HAVE_RDMA
+extern const struct rig_case rdma_cases[]; /* of kinds with memory windows on both sides */
+extern const unsigned rdma_case_count;
+#endif
 
 #endif

@@ -69,6 +69,10 @@ int main(int argc, char **argv)
         add_cases(&kinds[i], traffic_cases, traffic_case_count);
         add_cases(&kinds[i], life_cases, life_case_count);
         add_cases(&kinds[i], hostile_cases, hostile_case_count);
+#if ASHLAR_HAVE_RDMA
+        if (kinds[i].connector == RIG_RDMA && kinds[i].acceptor == RIG_RDMA)
+            add_cases(&kinds[i], rdma_cases, rdma_case_count);
+#endif
     }
     return _cmocka_run_group_tests("transport", tests, run_count, NULL, NULL);
 }

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The RDMA cases: the transport's conformance suite and a three-node cluster in a guest with soft-RDMA devices.
+
+Happy path: the built programs go into the guest (guest_rdma is its side of the cluster cases); what it prints is judged
+here: counters of the devices, the links that `ashlar status` shows, results of fio's verification.
+
+Failure modes: RdmaFailed, with the guest's last words; RdmaMissing if what is needed is not built or installed.
+"""
+import os
+import re
+import shutil
+import tempfile
+
+from vm_cluster import BUILD, ROOT
+from vm_machine import Machine, Options
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ADDRESSES = "10.77.0.1,10.77.0.2"
+SHORT_SUITE = ["rdma/*", "rdma_plain/*size*", "rdma_mixed/requests*"]
+LONG_SUITE = ["rdma/*", "rdma_plain/*", "rdma_mixed/*"]
+SUITE = os.path.join("tests", "unit", "transport", "common_transport_test")
+# Of a run of guest_rdma's verify: far above what a broken link's retries make, far below what it really sends.
+SENDS_MIN = 500
+
+
+class RdmaFailed(Exception):
+    """A case did not hold."""
+
+
+class RdmaMissing(Exception):
+    """A case can't run here, and why."""
+
+
+def run_guest(options, command, say):
+    output = []
+
+    def collect(data):
+        text = data.decode(errors="replace")
+        output.append(text)
+        say(text.rstrip())
+
+    status = Machine(options, command, on_out=collect, on_err=collect).run()
+    text = "".join(output)
+    if status != 0:
+        raise RdmaFailed(f"the guest ended with status {status}:\n{text[-4000:]}")
+    kernel = re.findall(r"^guest kernel: .*", text, re.MULTILINE)
+    if kernel:
+        raise RdmaFailed(f"the guest's kernel complained:\n{chr(10).join(kernel)}")
+    return text
+
+
+def need(*paths):
+    for path in paths:
+        if not os.access(path, os.X_OK):
+            raise RdmaMissing(f"{os.path.relpath(path, ROOT)} is not built")
+
+
+def conformance(say, long):
+    """The suite of transport.h on two devices; status 0 of each filter, and every kind did run."""
+    program = os.path.join(BUILD, SUITE)
+    need(program)
+    with tempfile.TemporaryDirectory(prefix="ashlar-vm-") as directory:
+        shutil.copy(program, directory)
+        filters = LONG_SUITE if long else SHORT_SUITE
+        script = " && ".join(f"./{os.path.basename(program)} '{one}'" for one in filters)
+        text = run_guest(Options(driver="rxe", nodes=2, files=[directory], timeout_s=600 if long else 200),
+                         ["sh", "-c", f"export ASHLAR_TEST_RDMA={ADDRESSES}; {script}"], say)
+    passed = len(re.findall(r"\[ +OK \]", text))
+    if passed < len(filters) * 1 or "[ RUN      ] rdma/every_size" not in text:
+        raise RdmaFailed(f"the RDMA kinds did not run:\n{text[-2000:]}")
+    return passed
+
+
+def cluster(say, transports, commands, timeout_s=240):
+    """guest_rdma with the built daemon, command and plugin; everything it printed."""
+    for name in ("fio", "nbdkit"):
+        if not shutil.which(name):
+            raise RdmaMissing(f"{name} is not installed")
+    bin_dir, lib_dir = os.path.join(BUILD, "bin"), os.path.join(BUILD, "lib")
+    need(os.path.join(bin_dir, "ashlard"), os.path.join(bin_dir, "ashlar"),
+         os.path.join(lib_dir, "nbdkit-ashlar-plugin.so"))
+    with tempfile.TemporaryDirectory(prefix="ashlar-vm-") as directory:
+        for folder, names in (("bin", ["ashlard", "ashlar"]),
+                              ("lib", [name for name in os.listdir(lib_dir) if ".so" in name])):
+            os.mkdir(os.path.join(directory, folder))
+            for name in names:
+                shutil.copy(os.path.join(BUILD, folder, name), os.path.join(directory, folder), follow_symlinks=False)
+        shutil.copy(os.path.join(HERE, "guest_rdma"), directory)
+        text = run_guest(Options(driver="rxe", nodes=3, files=[directory], programs=["fio", "nbdkit"],
+                                 memory="2600M", timeout_s=timeout_s), ["./guest_rdma", transports, *commands], say)
+    if "result end ok" not in text:
+        raise RdmaFailed(f"the guest did not come to its end:\n{text[-2000:]}")
+    return text
+
+
+def counters(text, when):
+    found = {}
+    for device, name, value in re.findall(rf"^counter {when} (\S+) (\S+) (\d+)$", text, re.MULTILINE):
+        found[device, name] = int(value)
+    return found
+
+
+def judge_replication(text):
+    """Written, read back and compared; and it went by RDMA: the devices counted it, status says so, no RNR."""
+    for fio in ("small", "large", "odd"):
+        if f"result fio_{fio} ok" not in text:
+            raise RdmaFailed(f"fio {fio} did not verify")
+    before, after = counters(text, "before"), counters(text, "after")
+    for device in ("rxe1", "rxe2", "rxe3"):
+        sends = after[device, "rdma_sends"] - before[device, "rdma_sends"]
+        if sends < SENDS_MIN:
+            raise RdmaFailed(f"{device} counted {sends} SENDs: the replicas did not come by RDMA")
+        for name in ("send_rnr_err", "rcvd_rnr_err", "retry_exceeded_err"):
+            if after[device, name]:
+                raise RdmaFailed(f"{device}: {name} is {after[device, name]}: credits do not hold")
+    rows = re.findall(r"^status +\d+ +up +.*$", text, re.MULTILINE)
+    if len(rows) != 3 or not all(re.search(r"\brdma\b(?!\+)", row) for row in rows):
+        raise RdmaFailed("ashlar status does not show three nodes linked by RDMA:\n" + "\n".join(rows))
