@@ -222,6 +222,22 @@ static void print_resync(const struct screen *screen)
     printf("\n");
 }
 
+/* Deleted snapshots: their space comes back in the background. */
+static void print_reaping(const struct screen *screen)
+{
+    size_t i;
+    json_t *node;
+    long long shards = 0, removed = 0;
+    json_array_foreach(json_object_get(screen->status, "nodes"), i, node)
+    {
+        shards += admin_integer(node, "shards_to_reap");
+        removed += admin_integer(node, "records_removed");
+    }
+    if (shards > 0)
+        printf("\ndeleted snapshots: space comes back, %lld replicas of shards to go (%lld records removed)\n", shards,
+               removed);
+}
+
 static void print_checksums(const struct screen *screen)
 {
     size_t i;
@@ -247,6 +263,7 @@ static void print_screen(const struct cli *cli, const struct screen *screen)
     node_stats_fallbacks(json_object_get(screen->status, "nodes"));
     print_volumes(cli, screen);
     print_resync(screen);
+    print_reaping(screen);
     print_checksums(screen);
     if (json_array_size(screen->problems) > 0)
         printf("\n");

@@ -131,6 +131,8 @@ struct bridge_stats {
     uint64_t bytes_written_guest, bytes_written_drive;
     uint64_t blocks_verified, blocks_adopted, blocks_damaged, blocks_repaired;
     uint64_t scrub_passes, scrub_errors;
+    uint64_t records_removed,
+        shards_to_reap; /* of deleted snapshots: removed since start; shards where some may be left */
     bool near_full, full, failed;
     /* replica */
     uint64_t shards_primary, shards_serving, shards_parked;

@@ -101,6 +101,8 @@ static void add_watch(struct control *c, json_t *item, const struct map_node *no
     (void)json_object_set_new(item, "clients", integer(w->report[REPORT_CLIENTS]));
     (void)json_object_set_new(item, "syncs", integer(w->report[REPORT_SYNCS]));
     (void)json_object_set_new(item, "resync_bytes", integer(w->report[REPORT_RESYNC_BYTES]));
+    (void)json_object_set_new(item, "shards_to_reap", integer(w->report[REPORT_REAPING]));
+    (void)json_object_set_new(item, "records_removed", integer(w->report[REPORT_REAPED]));
 }
 
 struct list {

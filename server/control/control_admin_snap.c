@@ -19,6 +19,7 @@
 #include "server/control/control_admin.h"
 
 #define SNAP_PATIENCE_NS ENV_MS(10000)
+#define GROUP_PATIENCE_NS ENV_MS(2000) /* answers to writes may wait for it (server/gateway/snap.c) */
 
 /* ---- arguments ---- */
 
@@ -201,7 +202,7 @@ struct control_snap_wait {
 struct group_look {
     uint64_t group;
     const struct map_volume *opening;
-    uint32_t complete;
+    uint32_t complete, count;
 };
 
 static void look_at(void *arg, const struct map_volume *volume)
@@ -211,6 +212,7 @@ static void look_at(void *arg, const struct map_volume *volume)
         const struct map_snap *snap = &volume->snaps[i - 1];
         if (snap->group != look->group)
             continue;
+        look->count++;
         if (snap->state == MAP_SNAP_OPENING)
             look->opening = volume;
         else
@@ -264,7 +266,7 @@ static bool wait_check(struct control *c, struct control_snap_wait *wait)
         wait_end(c, wait, -ECANCELED, "the snapshot was given up: not every shard of the volumes is served");
         return true;
     }
-    if (control_now(c) - wait->started_ns < SNAP_PATIENCE_NS)
+    if (control_now(c) - wait->started_ns < (look.count > 1 ? GROUP_PATIENCE_NS : SNAP_PATIENCE_NS))
         return false;
     char sentence[ADMIN_SENTENCE_MAX];
     explain_unsealed(look.opening, sentence);
@@ -353,6 +355,8 @@ void control_snap_duty(struct control *c)
         c->opening_since_ns = now;
         return;
     }
-    if (now - c->opening_since_ns >= SNAP_PATIENCE_NS + ENV_MS(2000))
+    struct group_look look = {.group = oldest.group};
+    map_each_volume(c->map, look_at, &look);
+    if (now - c->opening_since_ns >= (look.count > 1 ? GROUP_PATIENCE_NS : SNAP_PATIENCE_NS) + ENV_MS(1000))
         control_snap_abort(c, oldest.volume);
 }

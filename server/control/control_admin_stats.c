@@ -73,6 +73,8 @@ static json_t *counters_json(const struct bridge_stats *s)
         {"blocks_repaired", s->blocks_repaired},
         {"scrub_passes", s->scrub_passes},
         {"scrub_errors", s->scrub_errors},
+        {"records_removed", s->records_removed},
+        {"shards_to_reap", s->shards_to_reap},
         {"near_full", s->near_full},
         {"full", s->full},
         {"failed", s->failed},

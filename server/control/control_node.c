@@ -154,6 +154,8 @@ static void fill_report(const struct control *c, uint64_t report[REPORT_COUNT])
     report[REPORT_CLIENTS] = stats->clients;
     report[REPORT_SYNCS] = stats->sync_count;
     report[REPORT_RESYNC_BYTES] = stats->resync_bytes;
+    report[REPORT_REAPING] = stats->shards_to_reap;
+    report[REPORT_REAPED] = stats->records_removed;
 }
 
 void control_node_heartbeat(struct control *c)

@@ -46,6 +46,8 @@ enum control_report {
     REPORT_CLIENTS,
     REPORT_SYNCS,
     REPORT_RESYNC_BYTES,
+    REPORT_REAPING, /* shards where records of deleted snapshots may be left */
+    REPORT_REAPED,  /* such records removed since the node's start */
     REPORT_COUNT,
 };
 

@@ -71,6 +71,8 @@ static void take_store_stats(const struct data_thread *d, struct bridge_stats *r
     ret->blocks_repaired = stats.blocks_repaired;
     ret->scrub_passes = stats.scrub_passes;
     ret->scrub_errors = stats.scrub_errors;
+    ret->records_removed = stats.records_removed;
+    ret->shards_to_reap = stats.shards_to_reap;
     ret->near_full = stats.near_full;
     ret->full = stats.full;
     ret->failed = stats.failed;

@@ -134,21 +134,6 @@ static void fence_clients(struct gateway *gw, const struct map_volume *volume)
     }
 }
 
-/* R20: from here on this gateway stamps the new generation. Primaries elsewhere need not wait until a write tells them. */
-static void tell_primaries(struct gateway *gw, struct gateway_volume *known, const struct map_volume *volume)
-{
-    assert(known->id == volume->id);
-    if (volume->session.gateway != gw->cfg.node || !volume->session.open || !map_snap_opening(volume) ||
-        known->seal_told == volume->generation || !gateway_volume_scan(known))
-        return;
-    known->seal_told = volume->generation;
-    for (uint32_t i = 0; i < known->primary_count; i++) {
-        struct wire_header header = {.opcode = WIRE_SEAL, .volume = volume->id, .generation = volume->generation};
-        if (known->primaries[i] != gw->cfg.node)
-            peers_notify(gw->cfg.peers, known->primaries[i], &header);
-    }
-}
-
 void gateway_volume_changed(struct gateway *gateway, const struct map_volume *volume)
 {
     struct gateway_volume *known = gateway_volume_find(gateway, volume->id);
@@ -159,8 +144,8 @@ void gateway_volume_changed(struct gateway *gateway, const struct map_volume *vo
         gateway_volume_removed(gateway, volume->id);
         return;
     }
-    tell_primaries(gateway, known, volume);
     known->change_count++;
+    gateway_snap_changed(known);
     if (known->grace_session != 0 && known->grace_session < volume->session.number)
         gateway_volume_grace_end(known);
     fence_clients(gateway, volume);
@@ -216,8 +201,10 @@ void gateway_map_reset(struct gateway *gateway)
 
 void gateway_map_settled(struct gateway *gateway)
 {
-    if (!gateway->closing)
-        gateway_wake(gateway);
+    if (gateway->closing)
+        return;
+    gateway_snap_release(gateway);
+    gateway_wake(gateway);
 }
 
 void gateway_peer_up(struct gateway *gateway, uint32_t node)
@@ -254,6 +241,7 @@ struct gateway *gateway_create(const struct gateway_config *config)
     list_head_init(&gw->clients);
     list_head_init(&gw->parked);
     list_head_init(&gw->starved);
+    list_head_init(&gw->held);
     list_head_init(&gw->free_requests);
     map_u64_init(&gw->volumes);
     env_timer_start(gw->env, &gw->tick_timer, GATEWAY_TICK_NS, tick);
@@ -265,7 +253,7 @@ static void close_finish(struct env_task *task)
     struct gateway *gw = list_entry(task, struct gateway, close_task);
     assert(gw->closing && gw->flushes_running == 0);
     assert(gw->request_count == 0 && gw->client_bytes == 0);
-    assert(list_empty(&gw->parked) && list_empty(&gw->starved) && list_empty(&gw->clients));
+    assert(list_empty(&gw->parked) && list_empty(&gw->starved) && list_empty(&gw->held) && list_empty(&gw->clients));
     const struct map_u64_slot *slot;
     for (uint32_t at = 0; (slot = map_u64_next(&gw->volumes, &at));)
         gateway_volume_free(slot->value);
@@ -315,6 +303,8 @@ void gateway_close(struct gateway *gateway, void (*cb)(void *arg), void *arg)
     }
     while (!list_empty(&gateway->starved))
         gateway_request_forget(list_entry(gateway->starved.next, struct gateway_request, wait_link));
+    while (!list_empty(&gateway->held))
+        gateway_request_forget(list_entry(gateway->held.next, struct gateway_request, wait_link));
     buf_pool_wait_cancel(gateway->cfg.pool, &gateway->pool_waiter);
     gateway_check_closed(gateway);
 }

@@ -33,6 +33,7 @@ enum gateway_request_state {
     REQUEST_PARKED,   /* on gateway->parked */
     REQUEST_STARVED,  /* a read without a buffer, on gateway->starved */
     REQUEST_FLUSHING, /* on its volume's flush lists */
+    REQUEST_HELD,     /* done, its answer waits: on gateway->held (snap.c) */
 };
 
 struct gateway_client;
@@ -133,6 +134,7 @@ struct gateway_volume {
     struct env_timer grace_timer;
     uint64_t grace_session;
     uint32_t seal_told; /* generation that the primaries were told of (R20) */
+    bool hold_answers;  /* a snapshot of a group over several gateways is opening */
     struct bridge_volume_stats stats;
 };
 
@@ -144,7 +146,7 @@ struct gateway {
     struct map_u64 volumes;
     struct list_node free_requests;
     uint32_t request_count; /* in use */
-    struct list_node parked, starved;
+    struct list_node parked, starved, held;
     uint32_t parked_count;
     uint32_t flushes_running;
     uint64_t snapshot_sessions;              /* numbers of attached snapshots, from GATEWAY_SNAPSHOT_SESSION on */
@@ -193,6 +195,11 @@ void gateway_crcs_encode(uint32_t *crcs, uint32_t count);
 
 /* forward.c */
 void gateway_forward(struct gateway_request *request, uint32_t node);
+
+/* snap.c */
+void gateway_snap_changed(struct gateway_volume *volume); /* the map's volume did */
+bool gateway_snap_hold(struct gateway_request *request);  /* true: answered later */
+void gateway_snap_release(struct gateway *gw);
 
 /* extents.c */
 void gateway_extents_local(struct gateway_request *request);

@@ -24,13 +24,13 @@
 
 void gateway_request_assert(const struct gateway_request *request)
 {
-    bool waits =
-        request->state == REQUEST_PARKED || request->state == REQUEST_STARVED || request->state == REQUEST_FLUSHING;
+    bool waits = request->state == REQUEST_PARKED || request->state == REQUEST_STARVED ||
+                 request->state == REQUEST_FLUSHING || request->state == REQUEST_HELD;
     assert(request->gateway != NULL && request->msg != NULL);
     assert((request->client != NULL) != (request->source.node != 0));
     assert(!request->client || (request->volume && (request->session != 0) == (request->generation == 0)));
     assert(waits == list_linked(&request->wait_link));
-    assert(request->state == REQUEST_NEW || !request->reply);
+    assert(request->state == REQUEST_NEW || request->state == REQUEST_HELD || !request->reply);
     assert(request->state != REQUEST_LOCAL || request->op.cb || request->extents.cb);
     assert(request->state != REQUEST_REMOTE || request->client);
 }
@@ -104,6 +104,7 @@ void gateway_request_forget(struct gateway_request *request)
             request->volume->stats.parked--;
         /* fall through */
     case REQUEST_STARVED:
+    case REQUEST_HELD:
     case REQUEST_FLUSHING:
         list_remove(&request->wait_link);
         gateway_request_free(request);
@@ -451,6 +452,8 @@ void gateway_request_finish(struct gateway_request *request, int rc)
     const struct msg *from = request->reply;
     assert(request->state == REQUEST_NEW);
     gateway_request_assert(request);
+    if (rc == 0 && gateway_snap_hold(request))
+        return;
     struct wire_header reply = {
         .status = rc, .shard = request->shard, .offset = header->offset, .length = header->length};
     const void *body = NULL;

@@ -48,6 +48,7 @@ struct gateway_volume *gateway_volume_get(struct gateway *gw, uint64_t id)
         volume->stats.volume = id;
         list_head_init(&volume->flush_next);
         list_head_init(&volume->flush_now);
+        gateway_snap_changed(volume);
     }
     assert(!volume->removed);
     gateway_volume_assert(volume);

@@ -83,7 +83,10 @@ int base_open(struct replica *rep, const struct map_volume *volume, const struct
         .id = {.volume = volume->base.volume, .shard = rep->index, .instance = there->instance},
         .generation = volume->base.generation,
     };
-    return store_shard_set_base(rep->shard, &base);
+    int rc = store_shard_set_base(rep->shard, &base);
+    if (rc == -EEXIST && !store_shard_base(rep->shard, &base))
+        rc = 0; /* flattened, and the map has not heard of it yet */
+    return rc;
 }
 
 static void full_proposed(struct replica_proposal *p, const struct map_result *result)

@@ -320,3 +320,26 @@ def test_images_through_qemu_img(three, tmp_path):
         subprocess.run(["qemu-img", "compare", raw, back], check=True, stdout=subprocess.DEVNULL)
     finally:
         ashlar(three, "detach", "q@in")
+
+
+# Goal: I10 over several volumes and gateways. Method: each write to w follows the acknowledgement of the same one to v, which go through
+# different nodes; whatever w's snapshot holds, v's must hold.
+def test_a_group_is_one_cut_over_several_gateways(three):
+    three.make_volume("w", 16 * MIB, replicas=3, home=2)
+    first, second = three.attach("v"), three.attach("w", conf=three.conf_at(2))
+    making = None
+    for i in range(400):
+        if i == 100:
+            making = subprocess.Popen([program("ashlar"), "--cluster", three.conf, "snapshot", "create", "v", "w",
+                                       "--name", "g"], stdout=subprocess.DEVNULL)
+        first.ok(f"write {i * 4096} 4096 {i + 1}")
+        second.ok(f"write {i * 4096} 4096 {i + 1}")
+        if i > 100 and making.poll() is not None:
+            break
+    assert making.wait(90) == 0
+    v, w = three.attach("v@g"), three.attach("w@g")
+    held = [i for i in range(400) if w.call(f"check {i * 4096} 4096 {i + 1}") == "ok"]
+    assert len(held) >= 100 and held == list(range(len(held)))
+    for i in held:
+        v.ok(f"check {i * 4096} 4096 {i + 1}")
+    first.ok("write 0 4096 9")
