@@ -274,6 +274,7 @@ void replica_step_down(struct replica *rep)
     seal_step_down(rep);
     sync_stop_all(rep);
     ops_abort(rep, -ESTALE);
+    rep->takeover.copies_busy = 0; /* they were among them */
     if (list_linked(&rep->dirty_link))
         list_remove(&rep->dirty_link);
     rep->acked_writes = rep->flushed_writes = 0;
