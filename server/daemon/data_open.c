@@ -211,7 +211,11 @@ static void store_opened(void *arg, int rc)
     assert(rc <= 0);
     assert(d->state == DATA_OPENING && d->store_opening);
     d->store_opening = false;
-    if (rc < 0) {
+    if (rc == -ENODATA) {
+        log_error(
+            "store %s: its drive is smaller than when it was formatted; replace it, format, and the other nodes fill it",
+            d->config.settings->store);
+    } else if (rc < 0) {
         log_error("store %s: cannot read it error=\"%s\"", d->config.settings->store, strerror(-rc));
     } else {
         d->opened.identity = *store_identity(d->store);

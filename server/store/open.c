@@ -342,7 +342,7 @@ static void copies_read(struct opening *opening)
     }
     int rc = good < 0 ? rcs[0] : 0;
     if (!rc && store->superblock.drive_bytes > store->drive->bytes)
-        rc = -EINVAL; /* the drive shrank */
+        rc = -ENODATA; /* the drive shrank */
     if (!rc)
         rc = alloc_init(&store->alloc, store->drive->bytes);
     if (rc) {
