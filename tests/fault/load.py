@@ -7,6 +7,7 @@ fault must leave behind: no error seen by the client, no acknowledged write lost
 members byte-identical.
 """
 import importlib.util
+import json
 import os
 import random
 import subprocess
@@ -25,7 +26,7 @@ class Load:
     """A volume with three replicas, home node 1, under load."""
 
     def __init__(self, cluster, name="v", depth=8, size=VOLUME_BYTES, replicas=3, conf=None, **arguments):
-        self.cluster, self.name, self.depth = cluster, name, depth
+        self.cluster, self.name, self.depth, self.size = cluster, name, depth, size
         cluster.make_volume(name, size, replicas, home=1, **arguments)
         self.volume = cluster.attach(name, conf=conf)
         self.chooser = random.Random(f"load {SEED}")
@@ -50,6 +51,11 @@ class Load:
         """The load's own figures; asserts that no request failed and nothing was misread."""
         return self.volume.ok("stop")
 
+    def fill(self, seed=1):
+        """Writes every block of the volume, so that the load needs no more space."""
+        for offset in range(0, self.size, 16 * MIB):
+            self.volume.ok(f"write {offset} {min(16 * MIB, self.size - offset)} {seed}")
+
     def verify(self):
         self.volume.ok("verify")
         self.volume.ok("flush")
@@ -63,30 +69,63 @@ def check_store(cluster, number, *arguments):
     return done.returncode, done.stdout + done.stderr
 
 
-def check_stores(cluster, numbers):
-    """Stopped stores are sound; the digests of their content, which must agree member by member."""
+def holders(cluster):
+    """{(volume, shard): nodes}, once every shard has as many copies in sync as it should and none is on its way elsewhere."""
+    found = {}
+    listed = cluster.ask("volume-list")
+    for volume in listed["volumes"] if listed else []:
+        answer = cluster.ask("volume-info", name=volume["name"])
+        for shard in answer["shards"] if answer else []:
+            members = {member["node"] for member in shard["members"] if member["in_sync"] and not member.get("leaving")}
+            if len(shard["members"]) != len(members) or len(members) < volume["replicas"]:
+                return None
+            found[(volume["id"], shard["index"])] = members
+    return found
+
+
+def check_stores(cluster, held):
+    """Stopped stores are sound; the digests of what they hold agree shard by shard."""
     digests = {}
-    for number in numbers:
+    for number in set.union(*held.values()):
         status, text = check_store(cluster, number)
         assert status == 0, f"node {number}: {text}"
         status, text = check_store(cluster, number, "--digest")
         assert status == 0, f"node {number}: {text}"
-        digests[number] = sorted(text.splitlines())
-    first = digests[numbers[0]]
-    for number in numbers[1:]:
-        assert digests[number] == first, f"nodes {numbers[0]} and {number} hold different bytes"
-    return first
+        for line in text.splitlines():
+            volume, shard = (int(word) for word in line.split()[:2])
+            digests.setdefault((volume, shard), {}).setdefault(number, []).append(line)
+    assert digests, "there is nothing in the stores"
+    for shard, members in held.items():
+        lines = {number: sorted(digests.get(shard, {}).get(number, [])) for number in members}
+        first = min(members)
+        for number in members:
+            assert lines[number] == lines[first], f"shard {shard}: nodes {first} and {number} hold different bytes"
 
 
-def judge(load, numbers=None):
+def judge(load, everybody=True):
+    """everybody: all nodes must be up in the end."""
     load.verify()
     cluster = load.cluster
-    cluster.wait_healthy()
+    if everybody:
+        cluster.wait_healthy()
+    held = fixtures.wait_for(lambda: holders(cluster), "every shard whole and at rest")
     load.verify()
     assert load.volume.close() == 0
-    stopped = cluster.terminate()
+    stopped = cluster.terminate(*[number for number, node in cluster.nodes.items() if node.pid()])
     assert all(status == 0 for status in stopped.values()), stopped
-    assert check_stores(cluster, numbers or list(cluster.nodes)), "there is nothing in the stores"
+    check_stores(cluster, held)
+
+
+def status_json(cluster):
+    """What `ashlar status --json` says."""
+    argv = [fixtures.program("ashlar"), "--cluster", cluster.conf, "status", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=fixtures.DEADLINE_S, check=False)
+    return json.loads(done.stdout)
+
+
+def gave_up(cluster, number, name="v"):
+    """The node is in sync with nothing of the volume."""
+    return not any(number in members for members in cluster.in_sync(name).values())
 
 
 def primary_of(cluster, name):

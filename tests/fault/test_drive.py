@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A drive that fails, hangs, or is a raw device: the node gives its replicas up, the others carry on, a new drive is filled (R13, R23)."""
-import json
-import subprocess
-
 import pytest
 
-from drives import FaultyDrive, reformat
-from load import Load, fixtures, judge
+from drives import FaultyDrive, LoopDevice, reformat
+from load import Load, fixtures, gave_up, judge, status_json
 
 
 @pytest.fixture
@@ -37,25 +34,13 @@ def faulty(drives, make_cluster):
     return make
 
 
-def status_json(cluster):
-    argv = [fixtures.program("ashlar"), "--cluster", cluster.conf, "status", "--json"]
-    return json.loads(subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout)
-
-
-def node_of(cluster, number):
-    return next((n for n in (cluster.ask("status") or {"nodes": []})["nodes"] if n["id"] == number), {})
-
-
-def gave_up(cluster, number):
-    """Its drive failed, which is told, and it is in sync with nothing."""
-    return not any(number in members for members in cluster.in_sync("v").values())
-
-
 FAST_SCRUB = {"store.scrub": "256M", "store.scrub_rest": "1s"}  # a backup reads nothing but for the scrub
 
 
-@pytest.mark.parametrize("fault", ["read", "write", "flush", "read write flush"])
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number, fault", [
+    (1, "read"), (1, "flush"), (2, "read"), (2, "write"),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in ((1, "write"), (2, "flush"), (1, "read write flush"),
+                                                               (2, "read write flush")))])
 def test_a_failed_drive_is_replaced(faulty, number, fault):
     """Node 1 is primary and the client's own, node 2 a backup. The drive fails; later an empty one is in its place."""
     cluster, drive = faulty(number, settings=FAST_SCRUB)
@@ -76,7 +61,7 @@ def test_a_failed_drive_is_replaced(faulty, number, fault):
     judge(load)
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_drive_that_hangs_is_a_failed_node(faulty, number):
     """R23: I/O older than io_stall. When the drive answers again, the daemon starts anew and catches up."""
     cluster, drive = faulty(number, settings={"cluster.io_stall": "1s"})
@@ -86,6 +71,22 @@ def test_a_drive_that_hangs_is_a_failed_node(faulty, number):
     cluster.wait_down(number)
     load.wait_more()
     drive.set()
+    load.wait_more()
+    load.finish()
+    judge(load)
+
+
+def test_raw_block_devices_are_drives(drives, make_cluster):
+    """Every node on a loop device; a daemon is killed under load."""
+    cluster = make_cluster(3)
+    for number in cluster.nodes:
+        reformat(cluster, number, drives(LoopDevice).path)
+    cluster.up()
+    load = Load(cluster)
+    load.start()
+    cluster.kill9(1)
+    cluster.wait_down(1)
+    cluster.start(1)
     load.wait_more()
     load.finish()
     judge(load)
