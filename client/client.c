@@ -182,7 +182,10 @@ struct client *client_create(const struct client_config *config)
     if (!client)
         return NULL;
     client->pieces = calloc(CLIENT_PIECES_MAX, sizeof(*client->pieces));
-    if (!client->pieces) {
+    client->sink = malloc(CLIENT_CHUNK_BYTES); /* touched only if it is needed */
+    if (!client->pieces || !client->sink) {
+        free(client->sink);
+        free(client->pieces);
         free(client);
         return NULL;
     }
@@ -196,6 +199,7 @@ struct client *client_create(const struct client_config *config)
         memcpy(client->addresses[client->address_count++], config->addresses[i], len + 1);
     }
     if (client->address_count == 0) {
+        free(client->sink);
         free(client->pieces);
         free(client);
         return NULL;
@@ -222,6 +226,7 @@ static void close_finish(struct env_task *task)
     assert(client->state == SESSION_CLOSED);
     free(client->shards);
     free(client->dirty);
+    free(client->sink);
     free(client->pieces);
     free(client);
     if (cb)

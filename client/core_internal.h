@@ -29,6 +29,7 @@
 #define PIECE_TRIES_MAX 3u /* of a piece whose checksum did not match */
 #define LOSS_SHARDS_MAX (1u << 20)
 #define CLIENT_CHUNK_BYTES (1u << 20)
+#define PIECE_PLACE_BYTES (16u << 10) /* reads from here on are received in place; below, staging copies them anyway */
 #define CLIENT_REGION_BYTES (16u << 20)
 
 enum session_state {
@@ -59,7 +60,13 @@ enum piece_state {
     PIECE_ENDING /* answered, the transport still holds its bytes */
 };
 
+struct placed { /* a payload on its way into the memory of a reader (piece_place) */
+    struct buf wrap;
+    struct piece *piece; /* NULL: it goes to the sink by now */
+};
+
 struct piece {
+    struct placed *placed; /* an answer is being received in place; NULL: none */
     struct list_node link; /* client->to_send, ->sent, ->released or ->free_pieces */
     struct client *client;
     struct client_request *request;
@@ -90,6 +97,7 @@ struct loss_shard {
 struct client {
     struct client_config cfg;
     struct env *env;
+    uint8_t *sink; /* never read: what is still received for readers that were told of a failure */
     /* session */
     enum session_state state;
     char addresses[CLIENT_GATEWAYS_MAX][CLIENT_ADDRESS_MAX];
@@ -154,7 +162,8 @@ void session_attached(struct client *client, struct msg *msg);
 void session_ready(struct client *client);
 
 /* core_piece.c */
-void piece_pump(struct client *client);                      /* cuts and sends while the window allows */
+void piece_pump(struct client *client); /* cuts and sends while the window allows */
+struct buf *piece_place(struct client *client, const struct wire_header *header);
 void piece_answered(struct client *client, struct msg *msg); /* msg is borrowed */
 void piece_link_lost(struct client *client);                 /* what was sent is to be sent again */
 void piece_abandon(struct piece *piece);                     /* its request has failed; ends when its bytes are free */

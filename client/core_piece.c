@@ -86,10 +86,23 @@ static void piece_end(struct piece *piece)
     piece_free(piece);
 }
 
+/* The reader gets its memory back while an answer may still be coming: the rest of it goes to the sink. */
+static void piece_leave_reader(struct piece *piece)
+{
+    struct placed *placed = piece->placed;
+    if (!placed)
+        return;
+    assert(placed->piece == piece && piece->length <= CLIENT_CHUNK_BYTES);
+    placed->wrap.data = piece->client->sink;
+    placed->piece = NULL;
+    piece->placed = NULL;
+}
+
 static void unlink_piece(struct piece *piece)
 {
     struct client *client = piece->client;
     assert(piece->state == PIECE_TO_SEND || piece->state == PIECE_SENT);
+    piece_leave_reader(piece);
     list_remove(&piece->link);
     if (piece->state == PIECE_SENT) {
         assert(client->sent_count > 0);
@@ -263,6 +276,34 @@ void piece_link_lost(struct client *client)
 
 /* ---- answers */
 
+static void placed_free(struct buf *wrap)
+{
+    struct placed *placed = wrap->owner;
+    if (placed->piece)
+        placed->piece->placed = NULL;
+    free(placed);
+}
+
+/* Large reads of whole blocks land where they are wanted. Of an answer that then turns out wrong the reader's memory keeps
+ * something; it is undefined until the request has ended well. After it ended nothing is written to it: piece_leave_reader. */
+struct buf *piece_place(struct client *client, const struct wire_header *header)
+{
+    struct piece *piece = &client->pieces[header->request_id % CLIENT_PIECES_MAX];
+    if (header->opcode != (WIRE_READ | 1) || header->payload_len < PIECE_PLACE_BYTES || header->status != 0)
+        return NULL;
+    if (piece->state != PIECE_SENT || piece->id != header->request_id || piece->opcode != WIRE_READ ||
+        piece->length != header->payload_len || piece->take != piece->length)
+        return NULL;
+    struct placed *placed = malloc(sizeof(*placed));
+    if (!placed)
+        return NULL;
+    assert(piece->skip == 0 && piece->request && !piece->request->failed && !piece->placed);
+    buf_wrap(&placed->wrap, piece->data, piece->length, placed_free, placed);
+    placed->piece = piece;
+    piece->placed = placed;
+    return &placed->wrap;
+}
+
 /* 0; -EBADMSG: the data does not match; -EPROTO: the answer makes no sense. */
 static int take_read(struct piece *piece, const struct msg *msg)
 {
@@ -270,12 +311,13 @@ static int take_read(struct piece *piece, const struct msg *msg)
     if (msg->header.payload_len != piece->length || msg->header.body_len != blocks * sizeof(uint32_t))
         return -EPROTO;
     assert(blocks > 0 && blocks <= WIRE_BLOCKS_MAX);
-    crc32c_blocks(msg->payload->data, blocks, found);
+    crc32c_blocks(msg->payload->data, blocks, found); /* over what memory holds now, wherever it was placed */
     for (uint32_t i = 0; i < blocks; i++) {
         if (client_get_u32(msg->body + (size_t)i * sizeof(uint32_t)) != found[i])
             return -EBADMSG;
     }
-    memcpy(piece->data, msg->payload->data + piece->skip, piece->take);
+    if (msg->payload->data != piece->data)
+        memcpy(piece->data, msg->payload->data + piece->skip, piece->take);
     return 0;
 }
 

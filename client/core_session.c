@@ -91,6 +91,13 @@ static void conn_message(struct link *link, void *owner, struct msg *msg)
     msg_free(msg);
 }
 
+static struct buf *conn_place(struct link *link, void *owner, const struct wire_header *header)
+{
+    struct client_conn *conn = owner;
+    assert(conn->link == link);
+    return conn == conn->client->conn && !conn->given_up ? piece_place(conn->client, header) : NULL;
+}
+
 static void conn_writable(struct link *link, void *owner)
 {
     struct client_conn *conn = owner;
@@ -125,6 +132,7 @@ static const struct link_callbacks conn_callbacks = {
     .message = conn_message,
     .writable = conn_writable,
     .closed = conn_closed,
+    .place = conn_place,
 };
 
 static struct client_conn *conn_open(struct client *client, uint32_t address, int *ret_rc)

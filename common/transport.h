@@ -49,6 +49,10 @@ struct link_callbacks {
     /* Exactly once per link, also when connect fails or after link_close; reason 0 = closed here,
      * -ECONNREFUSED, -ECONNRESET, -EPIPE (end of file), -ETIMEDOUT, -EBADMSG, ... */
     void (*closed)(struct link *link, void *owner, int reason);
+    /* May be NULL. Where the payload of a frame whose header came is to be put: a buffer of at least header->payload_len bytes
+     * (one reference, given), or NULL: one of the pool. Asked by transports that receive on the loop's thread only (tcp_uv), so
+     * that nothing is written to it once link_close was called. */
+    struct buf *(*place)(struct link *link, void *owner, const struct wire_header *header);
 };
 
 /* owner and callbacks of an accepted link are set by the accept callback through link_set_owner. */

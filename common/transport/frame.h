@@ -33,6 +33,9 @@ void frame_pool_abandon(struct frame_pool *pool);
 struct buf_pool *frame_pool_bufs(const struct frame_pool *pool);
 
 struct frame_rx {
+    /* may be set: where a payload is to be put (transport.h: place) */
+    struct buf *(*place)(void *arg, const struct wire_header *header);
+    void *place_arg;
     /* private */
     struct frame_pool *pool;
     uint8_t *staging;

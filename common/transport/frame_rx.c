@@ -48,12 +48,14 @@ static int rx_begin(struct frame_rx *rx, uint64_t now_ns)
     if (header.body_len > WIRE_BODY_MAX || header.payload_len > WIRE_PAYLOAD_MAX)
         return -EMSGSIZE;
     struct buf *payload = NULL;
-    if (header.payload_len > 0) {
+    if (header.payload_len > 0 && rx->place)
+        payload = rx->place(rx->place_arg, &header);
+    if (header.payload_len > 0 && !payload) {
         payload = buf_alloc(frame_pool_bufs(rx->pool), header.payload_len);
         if (!payload)
             return -ENOBUFS;
-        assert(payload->capacity >= header.payload_len);
     }
+    assert(!payload || payload->capacity >= header.payload_len);
     struct msg *msg = frame_pool_msg(rx->pool, header.body_len);
     if (!msg) {
         buf_unref(payload);

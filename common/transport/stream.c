@@ -180,6 +180,13 @@ static int stream_send(struct link *base, const struct wire_header *header, cons
 
 /* ---- making and ending links */
 
+static struct buf *stream_place(void *arg, const struct wire_header *header)
+{
+    struct stream_link *link = arg;
+    assert(link->state == STREAM_OPEN);
+    return link->callbacks && link->callbacks->place ? link->callbacks->place(&link->base, link->owner, header) : NULL;
+}
+
 static struct stream_link *stream_link_create(struct stream_transport *transport, enum stream_state state)
 {
     assert(transport != NULL);
@@ -191,6 +198,10 @@ static struct stream_link *stream_link_create(struct stream_transport *transport
     if (frame_rx_init(&link->rx, transport->frames) < 0) {
         free(link);
         return NULL;
+    }
+    if (transport->io->receives_at_once) {
+        link->rx.place = stream_place;
+        link->rx.place_arg = link;
     }
     frame_tx_init(&link->tx, transport->frames);
     link->base.transport = &transport->base;

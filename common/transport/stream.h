@@ -37,6 +37,7 @@ struct stream_listener;
 
 struct stream_io {
     size_t link_bytes, listener_bytes;
+    bool receives_at_once; /* nothing of a receive is left to the kernel: payloads may be placed (transport.h) */
     /* Ends by stream_link_connected, later; or -errno. */
     int (*connect)(struct stream_link *link, const char *address);
     int (*open)(struct stream_link *link);  /* an accepted link, fd is set; 0 or -errno */

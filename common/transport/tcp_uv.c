@@ -286,6 +286,7 @@ static void uv_listener_stop(struct stream_listener *stream)
 static const struct stream_io uv_io = {
     .link_bytes = sizeof(struct uv_link),
     .listener_bytes = sizeof(struct uv_listener),
+    .receives_at_once = true,
     .connect = uv_link_connect,
     .open = uv_link_open,
     .kick = uv_link_kick,

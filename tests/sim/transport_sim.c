@@ -399,6 +399,7 @@ static void sim_listen_stop(struct stream_listener *listener)
 static const struct stream_io sim_io_ops = {
     .link_bytes = sizeof(struct sim_link),
     .listener_bytes = sizeof(struct stream_listener),
+    .receives_at_once = true,
     .connect = sim_link_connect,
     .open = sim_link_open,
     .kick = sim_link_kick,

@@ -200,6 +200,39 @@ static void timed_out_write_never_lands(void **state)
     fake_destroy(fake);
 }
 
+/* Goal: a large read is received in the reader's memory, and not one byte of it after the reader was told that it failed. */
+static void reader_gets_its_memory_back(void **state)
+{
+    (void)state;
+    struct fake *fake = fake_create(34);
+    struct fake_client c;
+    struct fake_io io;
+    static uint8_t data[1 << 20];
+    struct client_config config = {.volume = "vol", .io_timeout_ns = ENV_MS(2000)};
+    int gateway = fake->gateways[0].side.node, reader = fake->client_side.node;
+    memset(fake->disk, 7, sizeof(data));
+    fake_client_open(&c, fake, &config);
+    memset(data, 0, sizeof(data));
+    fake_submit(&c, &io, CLIENT_READ, 0, sizeof(data), data, 0);
+    while (data[0] != 7 && io.done == 0)
+        assert_true(world_step(fake->world));
+    assert_int_equal(io.done, 0); /* in the middle of it */
+    assert_int_equal(data[sizeof(data) - 1], 0);
+    sim_net_cut(fake->net, gateway, reader, true);
+    fake_down(&fake->gateways[1]);
+    fake_down(&fake->gateways[2]);
+    assert_int_equal(fake_wait(&io), -ETIMEDOUT);
+    memset(data, 9, sizeof(data));
+    sim_net_cut(fake->net, gateway, reader, false);
+    fake_run_ms(fake, 10000);
+    for (size_t i = 0; i < sizeof(data); i++)
+        assert_int_equal(data[i], 9);
+    assert_int_equal(fake_do(&c, CLIENT_READ, 0, sizeof(data), data, 0), 0);
+    assert_int_equal(data[sizeof(data) - 1], 7);
+    fake_client_close(&c);
+    fake_destroy(fake);
+}
+
 static void requests_time_out_without_a_gateway(void **state)
 {
     (void)state;
@@ -488,6 +521,7 @@ int main(void)
         cmocka_unit_test(requests_outlive_an_outage),
         cmocka_unit_test(gateway_without_quorum_is_passed_over),
         cmocka_unit_test(timed_out_write_never_lands),
+        cmocka_unit_test(reader_gets_its_memory_back),
         cmocka_unit_test(requests_time_out_without_a_gateway),
         cmocka_unit_test(fenced_client_stays_fenced),
         cmocka_unit_test(deleted_volume_ends_requests),
