@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "client/core_internal.h"
+#include "common/mutant.h"
 
 int loss_resize(struct client *client)
 {
@@ -54,13 +55,13 @@ static struct loss_shard *shard_of(struct client *client, uint64_t offset)
 bool loss_seen(struct client *client, uint64_t offset, uint64_t loss)
 {
     const struct loss_shard *shard = shard_of(client, offset);
-    return !shard->dirty || loss <= shard->loss;
+    return !shard->dirty || loss <= shard->loss || MUTANT(loss_is_not_told);
 }
 
 bool loss_acked(struct client *client, uint64_t offset, uint64_t loss, bool durable)
 {
     struct loss_shard *shard = shard_of(client, offset);
-    if (shard->dirty && loss > shard->loss)
+    if (shard->dirty && loss > shard->loss && !MUTANT(loss_is_not_told))
         return false;
     if (durable)
         return true;
@@ -97,7 +98,7 @@ bool loss_listed(struct client *client, const struct client_loss_run *runs, uint
         assert(client->shards[shard].dirty);
         if (rest > 0 && shard >= known_end)
             return false; /* its number did not fit into the list: be safe */
-        if (number_of(runs, count, shard) > client->shards[shard].loss)
+        if (number_of(runs, count, shard) > client->shards[shard].loss && !MUTANT(loss_is_not_told))
             return false;
     }
     return true;

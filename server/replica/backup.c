@@ -319,8 +319,8 @@ static void takeover_done_message(struct replicas *r, const struct peer_source *
     struct replica *rep = replica_find(r, msg->header.volume, msg->header.shard);
     const struct map_member *self = rep ? map_member_of(&rep->map, r->cfg.node) : NULL;
     /* Only who was raised in this epoch holds what it says is settled; others keep their marks until they are compared (R16). */
-    if (rep && rep->shard && self && (self->flags & MAP_MEMBER_IN_SYNC) && msg->header.epoch == rep->map.epoch &&
-        rep->map.primary == source->node) {
+    if (rep && rep->shard && self && (self->flags & MAP_MEMBER_IN_SYNC || MUTANT(takeover_done_for_outsiders)) &&
+        msg->header.epoch == rep->map.epoch && rep->map.primary == source->node) {
         window_retire_older(rep, rep->map.epoch);
         store_epoch_committed(rep->shard, rep->map.epoch - 1);
     }

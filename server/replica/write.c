@@ -286,7 +286,7 @@ static void choose_targets(struct op_ctx *ctx)
             continue;
         if (m->flags & MAP_MEMBER_IN_SYNC)
             add_target(ctx, m->node, true);
-        else if (sync_is_target(rep, m->node, &joining))
+        else if (sync_is_target(rep, m->node, &joining) && !MUTANT(syncing_member_gets_no_writes))
             add_target(ctx, m->node, joining && !MUTANT(joiner_need_not_answer));
     }
 }
@@ -481,7 +481,7 @@ static void write_done(struct op_ctx *ctx)
     op->loss_number = rep->map.loss_number;
     if (ctx->healing) {
         op_finish(ctx, -EPERM);
-    } else if (op->flags & WIRE_F_FUA) {
+    } else if (op->flags & WIRE_F_FUA && !MUTANT(fua_is_a_plain_write)) {
         flush_after_write(ctx);
     } else {
         op_finish(ctx, 0);
@@ -492,7 +492,8 @@ void write_check_done(struct op_ctx *ctx)
 {
     ctx_assert(ctx);
     struct replica *rep = ctx->replica;
-    if (ctx->state != CTX_SENT || ctx->dead || !list_linked(&ctx->sent_link) || !ctx->local_done)
+    if (ctx->state != CTX_SENT || ctx->dead || !list_linked(&ctx->sent_link) ||
+        (!ctx->local_done && !MUTANT(acknowledge_without_own_store)))
         return;
     if (ctx->epoch != rep->map.epoch)
         return; /* R7: sent again under the epoch in force */
