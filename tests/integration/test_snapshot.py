@@ -148,6 +148,26 @@ def test_a_client_that_dies_leaves_no_frozen_volume(three):
     again.kill()
 
 
+# Goal: a shard that is not served gives no snapshot and no harm: it is given up with a sentence, and can be made later.
+def test_a_snapshot_without_a_served_shard_is_given_up(three):
+    volume = three.attach("v")
+    volume.ok("write 0 65536 1")
+    three.kill9(2, 3)
+    three.wait_down(2)
+    done = subprocess.run([program("ashlar"), "--cluster", three.conf, "snapshot", "create", "v@no"],
+                          capture_output=True, text=True, check=False, timeout=90)
+    assert done.returncode != 0
+    volume.send("write 65536 65536 2")
+    three.start(2, 3)
+    volume.finish("write")
+    three.wait_healthy()
+    wait_for(lambda: not any(s["state"] == "opening" for s in
+                             json.loads(ashlar(three, "--json", "snapshot", "ls", "v"))["snapshots"]), "nothing opens")
+    snapshot(three, "v@yes")
+    volume.ok("write 0 65536 3")
+    three.attach("v@yes").ok("check 0 65536 1")
+
+
 # Goal: rollback of a detached volume; later snapshots stay; a member that is away gets it, too.
 def test_rollback(three):
     volume = three.attach("v")

@@ -145,9 +145,29 @@ static void test_sync(void **state)
     assert_int_equal(sync_digest_decode(body, sizeof(body), out), -EBADMSG);
 }
 
+/* Generations of a chunk: round trip; what does not ascend, or is too many, is refused. */
+static void test_generations(void **state)
+{
+    const uint32_t in[4] = {1, 5, 6, UINT32_MAX};
+    uint8_t body[16];
+    uint32_t out[4], count = 0;
+    (void)state;
+    assert_int_equal(sync_generations_encode(in, 4, body), sizeof(body));
+    assert_int_equal(sync_generations_decode(body, sizeof(body), out, 4, &count), 0);
+    assert_int_equal(count, 4);
+    assert_memory_equal(in, out, sizeof(in));
+    assert_int_equal(sync_generations_decode(body, sizeof(body), out, 3, &count), -EBADMSG);
+    assert_int_equal(sync_generations_decode(body, sizeof(body) - 1, out, 4, &count), -EBADMSG);
+    body[8] = 5;
+    assert_int_equal(sync_generations_decode(body, sizeof(body), out, 4, &count), -EBADMSG);
+    assert_int_equal(sync_generations_decode(body, 0, out, 4, &count), 0);
+    assert_int_equal(count, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_window_round_trip), cmocka_unit_test(test_window_overflow),
-                                       cmocka_unit_test(test_window_hostile), cmocka_unit_test(test_sync)};
+                                       cmocka_unit_test(test_window_hostile), cmocka_unit_test(test_sync),
+                                       cmocka_unit_test(test_generations)};
     return cmocka_run_group_tests_name("wire", tests, NULL, NULL);
 }
