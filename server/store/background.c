@@ -49,6 +49,7 @@ void background_create(struct store *store)
     struct background *background = store_malloc(sizeof(*background));
     background->store = store;
     background->verifier.store = background->scrubber.store = background->reaper.store = store;
+    background->compactor.store = store;
     list_head_init(&background->drops);
     store->background = background;
 }
@@ -80,6 +81,7 @@ void background_stop(struct store *store)
     env_timer_stop(store->env, &background->checkpoint_timer);
     env_timer_stop(store->env, &background->prewriter.timer);
     env_timer_stop(store->env, &background->reaper.timer);
+    env_timer_stop(store->env, &background->compactor.timer);
     walker_stop(store, &background->verifier);
     walker_stop(store, &background->scrubber);
 }
@@ -89,7 +91,7 @@ bool background_idle(const struct store *store)
     const struct background *background = store->background;
     assert(background->stopping);
     return !background->verifier.busy && !background->scrubber.busy && !background->prewriter.busy &&
-           !background->reaper.busy && !background->digests && drop_idle(store);
+           !background->reaper.busy && !background->compactor.busy && !background->digests && drop_idle(store);
 }
 
 void background_destroy(struct store *store)

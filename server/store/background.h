@@ -50,6 +50,15 @@ struct reaper {
     bool again; /* something was in use */
 };
 
+/* Merges units with two sources that nobody else references any more: compact.c. */
+struct compactor {
+    struct store *store;
+    struct env_timer timer;
+    struct store_shard_id shard; /* while running */
+    uint32_t chunk;
+    bool running, busy;
+};
+
 struct background {
     struct store *store;
     bool stopping;
@@ -58,6 +67,7 @@ struct background {
     struct walker verifier; /* suspect chunks after an unclean stop */
     struct walker scrubber;
     struct reaper reaper;
+    struct compactor compactor;
     struct list_node drops;
     uint32_t digests; /* and diffs, walks, ...: requests under way */
 };
@@ -65,6 +75,7 @@ struct background {
 bool id_equal(const struct store_shard_id *a, const struct store_shard_id *b);
 void drop_start_all(struct store *store);
 void reap_kick(struct store *store);
+void compact_kick(struct store *store);
 void reap_close(struct store *store);
 bool drop_idle(const struct store *store);
 void drop_close_all(struct store *store);

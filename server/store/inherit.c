@@ -175,7 +175,8 @@ static void go_on(struct piece *piece)
     case PIECE_WRITE: write_map(piece); break;
     case PIECE_ZERO: zero_apply(piece); break;
     case PIECE_INHERIT: piece_finish(piece, 0); break;
-    case PIECE_READ: assert(!"reads make no records"); break;
+    case PIECE_COMPACT:
+    case PIECE_READ: assert(!"they make no records"); break;
     }
 }
 

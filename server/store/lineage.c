@@ -68,6 +68,15 @@ static bool beyond(const struct store_shard *shard, uint32_t newest_live)
     return false;
 }
 
+static bool any_base(const struct store_shard *shard)
+{
+    assert(shard->open);
+    for (uint32_t i = 0; i < STORE_SHARD_CHUNKS; i++)
+        if (shard->chunks[i] && shard->chunks[i]->base)
+            return true;
+    return false;
+}
+
 void store_generations(struct store_shard *shard, const uint32_t *live, uint32_t count)
 {
     assert(shard->open);
@@ -82,6 +91,9 @@ void store_generations(struct store_shard *shard, const uint32_t *live, uint32_t
     if (shard->has_older || beyond(shard, live[count - 1])) {
         shard->reap_wanted = true;
         reap_kick(shard->store);
+    } else if (any_base(shard)) { /* left over by an earlier run */
+        shard->compact_wanted = true;
+        compact_kick(shard->store);
     }
 }
 

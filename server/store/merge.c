@@ -15,6 +15,8 @@
 static bool overwritten(const struct piece *piece, uint32_t block)
 {
     assert(block < STORE_CHUNK_BLOCKS);
+    if (piece->kind == PIECE_COMPACT)
+        return false;
     return block >= piece->first && block < (uint32_t)piece->first + piece->count;
 }
 
@@ -50,7 +52,8 @@ void merge_start(struct piece *piece)
     if (!piece_take_buf(piece, &piece->merge_buf))
         return;
     assert(piece->merge_buf->capacity >= STORE_UNIT_BYTES);
-    piece->store->stats.units_merged += piece->merge_count;
+    if (piece->kind != PIECE_COMPACT)
+        piece->store->stats.units_merged += piece->merge_count;
     read_sources(piece);
 }
 
@@ -98,7 +101,10 @@ static void flush_done(struct piece *piece)
     struct buf *buf = piece->merge_buf;
     piece->merge_buf = NULL;
     store_give_buf(piece->store, buf);
-    write_data(piece);
+    if (piece->kind == PIECE_COMPACT)
+        write_submit_put(piece, /* with_sums= */ false);
+    else
+        write_data(piece);
 }
 
 void merge_part_done(struct piece *piece)

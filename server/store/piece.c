@@ -17,11 +17,12 @@
 #include <string.h>
 
 static const uint16_t stage_next[PIECE_STAGES] = {
-    [PIECE_QUEUED] = 1 << PIECE_MARK | 1 << PIECE_SUMS | 1 << PIECE_DATA | 1 << PIECE_DONE,
+    [PIECE_QUEUED] =
+        1 << PIECE_MARK | 1 << PIECE_SUMS | 1 << PIECE_MERGE | 1 << PIECE_DATA | 1 << PIECE_PUT | 1 << PIECE_DONE,
     [PIECE_MARK] = 1 << PIECE_SUMS | 1 << PIECE_DONE,
     [PIECE_SUMS] = 1 << PIECE_MAP | 1 << PIECE_PUT | 1 << PIECE_DONE,
     [PIECE_MAP] = 1 << PIECE_MERGE | 1 << PIECE_DATA | 1 << PIECE_DONE,
-    [PIECE_MERGE] = 1 << PIECE_DATA | 1 << PIECE_DONE,
+    [PIECE_MERGE] = 1 << PIECE_DATA | 1 << PIECE_PUT | 1 << PIECE_DONE,
     [PIECE_DATA] = 1 << PIECE_PUT | 1 << PIECE_DONE,
     [PIECE_PUT] = 1 << PIECE_DONE,
 };
@@ -36,7 +37,7 @@ void piece_move(struct piece *piece, enum piece_stage stage)
 
 static bool piece_writes(const struct piece *piece)
 {
-    assert(piece->kind <= PIECE_INHERIT);
+    assert(piece->kind <= PIECE_COMPACT);
     return piece->kind != PIECE_READ;
 }
 
@@ -143,6 +144,7 @@ static void piece_start(struct piece *piece)
         piece_move(piece, PIECE_SUMS);
         inherit_start(piece);
         break;
+    case PIECE_COMPACT: compact_start(piece); break;
     }
 }
 
@@ -356,7 +358,8 @@ void piece_finish(struct piece *piece, int rc)
     assert(rc <= 0);
     piece_move(piece, PIECE_DONE);
     piece->rc = rc;
-    if (rc == 0 && piece->kind != PIECE_READ && store->bad_blocks.count)
+    bool rewrites = (piece->kind == PIECE_WRITE || piece->kind == PIECE_ZERO) && !piece->older;
+    if (rc == 0 && rewrites && store->bad_blocks.count)
         bad_blocks_written(piece);
     list_push_back(&store->done, &piece->wait_link);
     if (store->submit_depth)

@@ -191,6 +191,10 @@ static void end_shard(struct reaper *reaper, struct store_shard *shard)
     reaper->running = false;
     if (reaper->again && shard)
         shard->reap_wanted = true;
+    if (shard) {
+        shard->compact_wanted = true;
+        compact_kick(reaper->store);
+    }
     sleep_for(reaper, reaper->again ? AGAIN_DELAY_NS : PAGE_DELAY_NS);
 }
 

@@ -97,9 +97,9 @@ enum store_op { STORE_READ, STORE_WRITE, STORE_ZERO };
 enum store_io_flags {
     STORE_IO_NO_HOLE = 1u << 0, /* ZERO: keep the space */
     STORE_IO_SYNC_COPY =
-        1u << 1,               /* resync or takeover copy: marks like any write; mod_epoch = max(own, epoch); may name a
+        1u << 1,            /* resync or takeover copy: marks like any write; mod_epoch = max(own, epoch); may name a
                                    * generation older than the chunk's newest record (see Generations) */
-    STORE_IO_RAW = 1u << 3,    /* READ: do not fail on a checksum mismatch, recompute (digest, adoption) */
+    STORE_IO_RAW = 1u << 3, /* READ: do not fail on a checksum mismatch, recompute (digest, adoption) */
 };
 
 struct store_io {
@@ -297,6 +297,7 @@ struct store_stats {
     uint64_t reads, writes, zeroes, flushes, drive_flushes, kv_batches, kv_syncs;
     uint64_t bytes_written_guest, bytes_written_drive; /* allocated/written, amplification */
     uint64_t units_merged;                             /* third sources */
+    uint64_t units_compacted;                          /* of two sources one is left: space came back */
     uint64_t blocks_verified, blocks_adopted, blocks_reverted, blocks_damaged, blocks_repaired;
     uint64_t scrub_position, scrub_passes, scrub_errors;
     uint64_t records_switched, records_moved,

@@ -101,12 +101,13 @@ struct store_shard {
     struct store_shard_id id;
     uint64_t bytes;
     bool open;
-    bool stored;      /* has a shard record */
-    bool has_base;    /* a clone (lineage.c) */
-    bool has_older;   /* chunks may have more than one record */
-    bool drop_wanted; /* when its last clone is gone */
-    bool reap_wanted; /* records that serve no live generation may be left (reap.c) */
-    uint64_t origin;  /* volume at the root of the family */
+    bool stored;         /* has a shard record */
+    bool has_base;       /* a clone (lineage.c) */
+    bool has_older;      /* chunks may have more than one record */
+    bool compact_wanted; /* units may have two sources for nothing (compact.c) */
+    bool drop_wanted;    /* when its last clone is gone */
+    bool reap_wanted;    /* records that serve no live generation may be left (reap.c) */
+    uint64_t origin;     /* volume at the root of the family */
     struct store_base base;
     struct store_shard *base_shard; /* where base is */
     uint32_t clones;                /* shards here whose base this is */
@@ -127,7 +128,7 @@ struct store_shard {
     uint64_t stream_entered_ns, stream_region_ns; /* when it came there, what the one before took */
 };
 
-enum piece_kind { PIECE_READ, PIECE_WRITE, PIECE_ZERO, PIECE_INHERIT };
+enum piece_kind { PIECE_READ, PIECE_WRITE, PIECE_ZERO, PIECE_INHERIT, PIECE_COMPACT };
 enum piece_stage {
     PIECE_QUEUED, /* behind an overlapping piece */
     PIECE_MARK,   /* waits for the region's mark */
@@ -414,6 +415,7 @@ void write_data(struct piece *piece); /* merges are done: the rest of the blocks
 void write_submit_put(struct piece *piece, bool with_sums);
 void merge_start(struct piece *piece);
 void merge_part_done(struct piece *piece);
+void compact_start(struct piece *piece);
 void zero_start(struct piece *piece);
 void zero_apply(struct piece *piece);
 bool zero_is_noop(const struct piece *piece);

@@ -345,6 +345,31 @@ static void long_chain_takes_no_memory_and_no_walk(void **state)
     end(&f, &family);
 }
 
+/* What snapshots cost comes back when they are gone, the second source of a unit, too. */
+static void space_of_deleted_snapshots_comes_back(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct family family;
+    start(&f, &family, 12);
+    struct family_volume *volume = family_volume(&family, 0);
+    family_write(&family, volume, 1, 0, 256);
+    family_write(&family, volume, 1, 256, 256);
+    family_snapshot(&family, volume);
+    for (uint32_t unit = 0; unit < 32; unit++)
+        family_write(&family, volume, 2, unit * 16 + unit % 16, 1);
+    assert_int_equal(units(&f), 64);
+    settle(&family);
+    assert_int_equal(units(&f), 64); /* shared: nothing to be gained */
+    family_delete_snapshot(&family, volume, 1);
+    settle(&family);
+    assert_int_equal(units(&f), 32);
+    assert_int_equal(fixture_stats(&f).units_compacted, 32);
+    family_crash(&family, /* power= */ true);
+    assert_int_equal(units(&f), 32);
+    end(&f, &family);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -358,6 +383,7 @@ int main(void)
         cmocka_unit_test(flattened_clone_needs_no_base),
         cmocka_unit_test(base_is_not_dropped_under_a_clone),
         cmocka_unit_test(diff_tells_what_changed_from_records_alone),
+        cmocka_unit_test(space_of_deleted_snapshots_comes_back),
         cmocka_unit_test(long_chain_takes_no_memory_and_no_walk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
