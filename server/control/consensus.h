@@ -52,6 +52,8 @@
 /* Defaults, used where the config field is zero. */
 #define CONSENSUS_ELECTION_TIMEOUT_MS 300u
 #define CONSENSUS_HEARTBEAT_MS 60u
+#define CONSENSUS_STAND_FIRST_MS 20u /* after a leader was lost: the others see that, too */
+#define CONSENSUS_STAND_NEXT_MS 100u /* later, each voter after the first */
 #define CONSENSUS_SNAPSHOT_THRESHOLD 1024u
 #define CONSENSUS_SNAPSHOT_TRAILING 256u
 #define CONSENSUS_INSTALL_SNAPSHOT_MS 5000u /* a follower that is busy drops it silently: sent again after this */
@@ -197,6 +199,14 @@ uint64_t consensus_term(const struct consensus *c);
  * nobody to transfer to, or no such voter.
  */
 int consensus_transfer(struct consensus *c, uint64_t id);
+
+/*
+ * A hint that voter id, if it leads, is gone: some link to it ended by itself.
+ * Others are asked within CONSENSUS_STAND_FIRST_MS (pre-vote: they refuse while
+ * they hear from a leader), not after a whole election timeout. Never inside a
+ * callback of the library.
+ */
+void consensus_leader_lost(struct consensus *c, uint64_t id);
 
 struct consensus_stats {
     uint64_t appends;           /* log writes completed */

@@ -152,6 +152,37 @@ void consensus_role_tell(struct consensus *c)
         c->callbacks.role_changed(c->callbacks.arg, is_leader, id, address);
 }
 
+/* How many voters stand before us: they take turns, so that their votes are not split. */
+static unsigned turn_of(const struct consensus *c, uint64_t lost)
+{
+    unsigned turn = 0;
+    assert(c->id != lost);
+    for (unsigned i = 0; i < c->peers_count; i++)
+        if (c->peers[i].id != lost && c->peers[i].id < c->id)
+            turn++;
+    return turn;
+}
+
+void consensus_leader_lost(struct consensus *c, uint64_t id)
+{
+    struct raft *r = &c->raft;
+    assert(id != 0);
+    if (!c->started || c->closing || c->failed_rc != 0 || r->state != RAFT_FOLLOWER ||
+        r->follower_state.current_leader.id != id)
+        return;
+    /* As the library does when it stands; a leader that lives is known again with its next heartbeat. */
+    raft_free(r->follower_state.current_leader.address);
+    r->follower_state.current_leader.address = NULL;
+    r->follower_state.current_leader.id = 0;
+    unsigned wait = CONSENSUS_STAND_FIRST_MS + turn_of(c, id) * CONSENSUS_STAND_NEXT_MS;
+    raft_time now = c->inner->time(c->inner);
+    unsigned timeout = r->follower_state.randomized_election_timeout;
+    if (wait < timeout && now - r->election_timer_start + wait < timeout && now + wait >= timeout)
+        r->election_timer_start = now + wait - timeout;
+    consensus_log(c, CONSENSUS_LOG_INFO, "the link to leader %llu ended", (unsigned long long)id);
+    consensus_core_settle(c);
+}
+
 static void transfer_done(struct raft_transfer *transfer)
 {
     struct consensus *c = transfer->data;

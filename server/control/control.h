@@ -46,6 +46,8 @@ struct control_log_ops {
     uint32_t (*leader)(struct control_log *log); /* node id as this voter knows it; 0: unknown */
     uint64_t (*term)(struct control_log *log);   /* newest term this voter took part in */
     int (*transfer)(struct control_log *log);    /* hand leadership to another voter */
+    /* May be NULL. A hint that this node, if it leads, is gone: elect soon. */
+    void (*leader_lost)(struct control_log *log, uint32_t node);
 };
 struct control_log {
     const struct control_log_ops *ops;

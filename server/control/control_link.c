@@ -4,7 +4,7 @@
  * - control_peer_send uses the link we opened to that node, and opens one if there is none; answers come back on it
  * - control_accept takes links that others opened; the first frame must be a hello; a newer link of a node closes its older
  *   ones before its hello is answered (R5)
- * - a node's link that ends by itself makes the node suspect (R10)
+ * - a node's link that ends by itself makes the node suspect (R10), and a voter without its leader stand soon
  *
  * Failure: without a ready link a send is -ENOTCONN and the sender's own retry takes over; whoever breaks the protocol loses
  * the link.
@@ -110,6 +110,8 @@ static void peer_closed(struct link *link, void *owner, int reason)
         log_debug("link to node=%u closed reason=%d", peer->node, reason);
         if (c->leading && was_ready && reason < 0 && !c->stopping)
             control_liveness_suspect(c, peer->node);
+        if (!c->leading && was_ready && reason < 0 && !c->stopping && c->config.log && c->config.log->ops->leader_lost)
+            c->config.log->ops->leader_lost(c->config.log, peer->node);
     }
     control_link_gone(c);
     assert(peer->link != link);

@@ -88,8 +88,18 @@ static int transfer(struct control_log *base)
     return consensus_transfer(of_base(base)->consensus, 0);
 }
 
-static const struct control_log_ops log_ops = {
-    .propose = propose, .is_leader = is_leader, .leader = leader, .term = term, .transfer = transfer};
+static void leader_lost(struct control_log *base, uint32_t node)
+{
+    assert(base && node);
+    consensus_leader_lost(of_base(base)->consensus, node);
+}
+
+static const struct control_log_ops log_ops = {.propose = propose,
+                                               .is_leader = is_leader,
+                                               .leader = leader,
+                                               .term = term,
+                                               .transfer = transfer,
+                                               .leader_lost = leader_lost};
 
 /* ---- the log's side */
 

@@ -70,11 +70,17 @@ static int log_transfer(struct control_log *log)
     return consensus_transfer(consensus_of(log), 0);
 }
 
+static void log_leader_lost(struct control_log *log, uint32_t node)
+{
+    consensus_leader_lost(consensus_of(log), node);
+}
+
 const struct control_log_ops control_sim_log_ops = {.propose = log_propose,
                                                     .is_leader = log_is_leader,
                                                     .leader = log_leader,
                                                     .term = log_term,
-                                                    .transfer = log_transfer};
+                                                    .transfer = log_transfer,
+                                                    .leader_lost = log_leader_lost};
 
 /* ---- the log's side ---- */
 

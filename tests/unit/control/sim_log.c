@@ -195,7 +195,8 @@ static int transfer(struct control_log *base)
     return 0;
 }
 
-static const struct control_log_ops log_ops = {propose, is_leader, leader, term, transfer};
+static const struct control_log_ops log_ops = {
+    .propose = propose, .is_leader = is_leader, .leader = leader, .term = term, .transfer = transfer};
 
 struct sim_log *sim_log_create(struct world *world, uint32_t voters)
 {

@@ -487,6 +487,35 @@ static void heartbeat_acknowledges_only_what_it_compared(void **state)
     fake_teardown(&fake);
 }
 
+/* Goal: the end of a link to the leader makes a voter ask the others soon, and depose nobody: the leader's next heartbeat, of
+ * the same term, ends it. That of a link to anybody else means nothing. */
+static void lost_leader_is_a_hint(void **state)
+{
+    struct fake fake;
+    (void)state;
+    fake_setup(&fake, true);
+    assert_int_equal(consensus_core_start(fake.c), 0);
+    receive(&fake, append_message(2, 1, 0));
+    fake.sent_count = 0;
+    fake.now += 10000; /* an uptime */
+    receive(&fake, append_message(2, 1, 0));
+    fake.sent_count = 0;
+    consensus_leader_lost(fake.c, 3);
+    advance(&fake, CONSENSUS_STAND_FIRST_MS + 30);
+    assert_false(has_sent(&fake, RAFT_IO_REQUEST_VOTE));
+    assert_int_equal(consensus_leader(fake.c, NULL, NULL), 0);
+    consensus_leader_lost(fake.c, 2);
+    assert_int_equal(consensus_leader(fake.c, NULL, NULL), -EAGAIN);
+    consensus_leader_lost(fake.c, 2); /* twice: nothing */
+    advance(&fake, CONSENSUS_STAND_FIRST_MS + 30);
+    assert_true(has_sent(&fake, RAFT_IO_REQUEST_VOTE));
+    assert_int_equal(fake.c->raft.current_term, 2); /* only asked */
+    receive(&fake, append_message(2, 1, 0));
+    assert_int_equal(fake.c->raft.state, RAFT_FOLLOWER);
+    assert_int_equal(consensus_leader(fake.c, NULL, NULL), 0);
+    fake_teardown(&fake);
+}
+
 /* Goal: (C6). Our log begins at 6. A leader that starts again at entry 1 sends 1 to 4, then 1 to 7: only 6 and 7 are new. */
 static void entries_below_the_snapshot_are_skipped(void **state)
 {
@@ -591,6 +620,7 @@ int main(void)
         cmocka_unit_test(nothing_passes_after_a_failure),
         cmocka_unit_test(probation_step_by_step),
         cmocka_unit_test(heartbeat_acknowledges_only_what_it_compared),
+        cmocka_unit_test(lost_leader_is_a_hint),
         cmocka_unit_test(entries_below_the_snapshot_are_skipped),
         cmocka_unit_test(refused_pre_vote_tells_the_term),
         cmocka_unit_test(answer_to_nobody_is_not_sent),
