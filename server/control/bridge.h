@@ -137,6 +137,7 @@ struct bridge_stats {
     /* replica */
     uint64_t shards_primary, shards_serving, shards_parked;
     uint64_t takeovers, resyncs_done, resync_bytes;
+    uint64_t seal_pauses, seal_pause_p99_ns, seal_pause_max_ns; /* of writes that waited because of a snapshot */
     /* links and clients */
     uint32_t peers, clients;
     uint32_t link_count;

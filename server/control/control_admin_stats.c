@@ -84,6 +84,9 @@ static json_t *counters_json(const struct bridge_stats *s)
         {"takeovers", s->takeovers},
         {"resyncs_done", s->resyncs_done},
         {"resync_bytes", s->resync_bytes},
+        {"seal_pauses", s->seal_pauses},
+        {"seal_pause_p99_ns", s->seal_pause_p99_ns},
+        {"seal_pause_max_ns", s->seal_pause_max_ns},
         {"peers", s->peers},
         {"clients", s->clients},
     };

@@ -106,6 +106,9 @@ static void take_replica_stats(struct data_thread *d, struct bridge_stats *ret)
     ret->shards_parked = stats->primaries - stats->serving;
     ret->takeovers = stats->takeovers;
     ret->resyncs_done = stats->syncs_completed;
+    ret->seal_pauses = stats->seal_pause.count;
+    ret->seal_pause_p99_ns = histogram_percentile(&stats->seal_pause, 99);
+    ret->seal_pause_max_ns = stats->seal_pause.max_ns;
     take_syncs(d, ret);
 }
 

@@ -345,7 +345,7 @@ void ops_resume(struct replica *rep)
                 continue; /* once: a heal that finds no buffer stays held until the tick */
             ctx->resumed = rep->resumes;
             bool waits =
-                ctx->kind == CTX_CLIENT && (ctx->op->opcode == WIRE_READ ? !replica_lease_valid(rep) : rep->draining);
+                ctx->kind == CTX_CLIENT && (ctx->op->opcode == WIRE_READ ? !replica_lease_valid(rep) : seal_waits(ctx));
             if (waits)
                 continue;
             op_start(ctx); /* may end it: start over */

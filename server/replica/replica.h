@@ -158,6 +158,7 @@ struct replicas_stats {
     uint64_t reads, writes, zeroes, flushes, read_bytes, written_bytes;
     struct histogram read_total, write_total, flush_total; /* latency by stage */
     struct histogram write_wait, write_drive, write_network, read_drive;
+    struct histogram seal_pause; /* of the writes that waited for older ones, because of a snapshot (seal.c) */
 };
 const struct replicas_stats *replicas_stats(const struct replicas *r);
 uint32_t replicas_syncs(const struct replicas *r, struct replica_sync_info *ret_infos, uint32_t max);

@@ -128,6 +128,7 @@ struct op_ctx {
     void *owner;
     struct env_task task;
     uint64_t t_sent, t_local, t_remote;
+    uint64_t held_ns; /* waits for writes of the generation before since then; 0: does not (seal.c) */
     uint32_t crcs[WIRE_BLOCKS_MAX];
 };
 
@@ -203,7 +204,7 @@ struct replica {
     uint32_t floor;             /* R20: the oldest generation that a client's write may carry here */
     uint32_t seal_told;         /* generation that the gateway said it stamps */
     uint64_t seal_since_ns;     /* a snapshot waits for this shard since then; 0: none */
-    bool draining;              /* writes below floor are under way: newer ones wait */
+    bool draining;              /* writes below floor are under way: newer ones near them wait */
     bool sealing;               /* on replicas->drained, or in a job */
     struct list_node seal_link; /* replicas->drained */
     uint64_t live_hash;         /* of the generations that the store was told to keep */
@@ -422,6 +423,7 @@ void takeover_active_flush(struct env_task *task);
 
 /* seal.c: one generation ends, the next one begins (R20) */
 int seal_admit(struct op_ctx *ctx, const struct map_volume *v); /* 0; -ESTALE: too old a stamp; -EINPROGRESS: waits */
+bool seal_waits(const struct op_ctx *ctx);                      /* for writes of the generation before in its chunks */
 int seal_read_generation(struct op_ctx *ctx, const struct map_volume *v);
 void seal_drained_task(struct env_task *task);
 void seal_refresh(struct replica *rep);

@@ -7,8 +7,8 @@
  * - Stamps come from the session's one gateway and only grow, so the writes that were accepted with <= g are a cut over all shards that
  *   a crash could have left, wherever each primary draws its line. It is drawn when the gateway is known to stamp g+1:
  *   by its word (WIRE_SEAL), by a write with that stamp, because it is this node's, because there is none, or after a while.
- * - seal_admit: a write of g+1 waits until none of g is under way in its shard, so that an uncommitted write is always of the shard's
- *   newest generation. Nothing else waits: the pause is that of one write.
+ * - seal_admit: a write of g+1 waits until none of g is under way in its chunk, so that an uncommitted write is always of its chunk's
+ *   newest generation. Nothing else waits: the pause is that of one write, and of its neighbours only.
  * Failure: what gets lost on the way is done again by the tick; a shard that cannot serve seals nothing, and the leader gives the
  * snapshot up after a while. Nothing is frozen meanwhile.
  */
@@ -54,6 +54,30 @@ static bool older_under_way(const struct replica *rep)
     return false;
 }
 
+/* Is an older write under way in one of the chunks of that range? */
+static bool older_near(const struct replica *rep, uint64_t offset, uint64_t length)
+{
+    replica_assert(rep);
+    assert(length > 0);
+    uint64_t first = offset / STORE_CHUNK_BYTES, last = (offset + length - 1) / STORE_CHUNK_BYTES;
+    list_for_each(pos, &rep->sent)
+    {
+        const struct op_ctx *ctx = list_entry(pos, struct op_ctx, sent_link);
+        if (ctx->generation >= rep->floor || ctx->kind == CTX_COPY)
+            continue;
+        if (ctx->offset / STORE_CHUNK_BYTES <= last && (ctx->offset + ctx->length - 1) / STORE_CHUNK_BYTES >= first)
+            return true;
+    }
+    return false;
+}
+
+bool seal_waits(const struct op_ctx *ctx)
+{
+    ctx_assert(ctx);
+    return ctx->replica->draining && !MUTANT(newer_writes_do_not_wait) &&
+           older_near(ctx->replica, ctx->lock.start, ctx->lock.end - ctx->lock.start);
+}
+
 static void draw_line(struct replica *rep, uint32_t floor)
 {
     replica_assert(rep);
@@ -76,7 +100,15 @@ int seal_admit(struct op_ctx *ctx, const struct map_volume *v)
     ctx->generation = stamp;
     if (stamp > rep->floor)
         draw_line(rep, stamp);
-    return rep->draining ? -EINPROGRESS : 0;
+    if (!seal_waits(ctx)) {
+        if (ctx->held_ns != 0)
+            histogram_record(&rep->set->stats.seal_pause, env_now_ns(rep->set->env) - ctx->held_ns);
+        ctx->held_ns = 0;
+        return 0;
+    }
+    if (ctx->held_ns == 0)
+        ctx->held_ns = env_now_ns(rep->set->env);
+    return -EINPROGRESS;
 }
 
 int seal_read_generation(struct op_ctx *ctx, const struct map_volume *v)
@@ -95,12 +127,12 @@ static void start_held(struct replica *rep)
 {
     replica_assert(rep);
     bool started = true;
-    while (started && rep->phase == PHASE_SERVING && !rep->draining) {
+    while (started && rep->phase == PHASE_SERVING) {
         started = false;
         list_for_each(pos, &rep->ops)
         {
             struct op_ctx *ctx = list_entry(pos, struct op_ctx, link);
-            if (ctx->state != CTX_HELD || ctx->kind != CTX_CLIENT || ctx->op->opcode == WIRE_READ)
+            if (ctx->state != CTX_HELD || ctx->kind != CTX_CLIENT || ctx->op->opcode == WIRE_READ || seal_waits(ctx))
                 continue;
             op_start(ctx); /* may end it: start over */
             started = true;
@@ -112,11 +144,12 @@ static void start_held(struct replica *rep)
 static void drained(struct replica *rep)
 {
     replica_assert(rep);
-    if (!rep->draining || rep->phase != PHASE_SERVING || older_under_way(rep))
+    if (!rep->draining || rep->phase != PHASE_SERVING)
         return;
-    rep->draining = false;
+    rep->draining = older_under_way(rep);
     start_held(rep);
-    seal_refresh(rep);
+    if (!rep->draining)
+        seal_refresh(rep);
 }
 
 void seal_drained_task(struct env_task *task)
