@@ -345,6 +345,45 @@ static void long_chain_takes_no_memory_and_no_walk(void **state)
     end(&f, &family);
 }
 
+/* What no flush covered may never have existed: a clone must not take it for settled (R21, I12). */
+static void unflushed_blocks_are_settled_before_a_clone_shares_them(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct store_shard_id ids[2] = {{.volume = 5, .instance = 1}, {.volume = 6, .instance = 1}};
+    struct store_base base = {.id = ids[0], .generation = 1};
+    struct store_shard *parent, *clone;
+    uint8_t data[4096];
+    fixture_create(&f, 64u * MIB, 13);
+    assert_int_equal(fixture_open(&f), 0);
+    assert_int_equal(store_shard_open(f.store, &ids[0], 2 * MIB, &parent), 0);
+    assert_int_equal(store_shard_open(f.store, &ids[1], 2 * MIB, &clone), 0);
+    f.generation = 1;
+    assert_int_equal(store_shard_set_base(clone, &base), 0);
+    f.shard = parent;
+    assert_int_equal(fixture_write(&f, MIB, 4096, 3), 0); /* marks the regions: no round comes by itself later */
+    f.shard = clone;
+    assert_int_equal(fixture_write(&f, MIB + 65536, 4096, 3), 0);
+    f.shard = parent;
+    assert_int_equal(fixture_write(&f, 0, 4096, 1), 0);
+    f.shard = clone;
+    assert_int_equal(fixture_write(&f, 8192, 4096, 2), 0);
+    kv_sim_faults(f.base)->power_keeps_all = true;
+    drive_sim_faults(f.disk)->power_drops_all = true;
+    fixture_crash(&f, /* power= */ true);
+    assert_int_equal(fixture_open(&f), 0);
+    assert_int_equal(store_shard_open(f.store, &ids[0], 2 * MIB, &parent), 0);
+    assert_int_equal(store_shard_open(f.store, &ids[1], 2 * MIB, &clone), 0);
+    f.shard = clone;
+    assert_int_equal(fixture_read(&f, 0, 4096, data), 0);
+    assert_int_equal(data[0], 1);
+    assert_true(fixture_holds(&f, 8192, 4096, 0)); /* this one was lost, and was not flushed */
+    f.shard = NULL;
+    store_shard_close(parent);
+    store_shard_close(clone);
+    fixture_destroy(&f);
+}
+
 /* What snapshots cost comes back when they are gone, the second source of a unit, too. */
 static void space_of_deleted_snapshots_comes_back(void **state)
 {
@@ -383,6 +422,7 @@ int main(void)
         cmocka_unit_test(flattened_clone_needs_no_base),
         cmocka_unit_test(base_is_not_dropped_under_a_clone),
         cmocka_unit_test(diff_tells_what_changed_from_records_alone),
+        cmocka_unit_test(unflushed_blocks_are_settled_before_a_clone_shares_them),
         cmocka_unit_test(space_of_deleted_snapshots_comes_back),
         cmocka_unit_test(long_chain_takes_no_memory_and_no_walk),
     };
