@@ -122,27 +122,37 @@ static int make_windows(struct rdma_conn *conn)
     return 0;
 }
 
+static int create_queue_pair(struct rdma_conn *conn, uint32_t inline_bytes)
+{
+    struct rdma_device *device = conn->device;
+    rdma_conn_assert(conn);
+    /* Made anew for each try: the library writes into it, also when it fails (a peer that gave up meanwhile). */
+    struct ibv_qp_init_attr attr = {
+        .send_cq = device->cq,
+        .recv_cq = device->cq,
+        .srq = device->srq,
+        .qp_type = IBV_QPT_RC,
+        .cap = {.max_send_wr = RDMA_SQ_DEPTH, .max_send_sge = device->pieces_max + 1, .max_inline_data = inline_bytes}};
+    assert(!conn->has_qp);
+    if (rdma_create_qp(conn->id, device->pd, &attr) == 0)
+        return 0;
+    return errno > 0 ? -errno : -EIO;
+}
+
 static int make_queue_pair(struct rdma_conn *conn)
 {
-    rdma_conn_assert(conn);
     struct rdma_device *device = conn->device;
-    struct ibv_qp_init_attr attr = {.send_cq = device->cq,
-                                    .recv_cq = device->cq,
-                                    .srq = device->srq,
-                                    .qp_type = IBV_QPT_RC,
-                                    .cap = {.max_send_wr = RDMA_SQ_DEPTH,
-                                            .max_send_sge = device->pieces_max + 1,
-                                            .max_inline_data = device->inline_bytes}};
-    assert(!conn->has_qp);
-    int rc = rdma_create_qp(conn->id, device->pd, &attr);
-    while (rc != 0 && attr.cap.max_inline_data > 0) { /* a device may refuse instead of giving what it can */
-        device->inline_bytes /= 2;
-        attr.cap.max_inline_data = device->inline_bytes;
-        rc = rdma_create_qp(conn->id, device->pd, &attr);
+    rdma_conn_assert(conn);
+    int rc = create_queue_pair(conn, device->inline_bytes);
+    if (rc < 0 && device->inline_bytes > 0) { /* a device may refuse instead of giving what it can */
+        rc = create_queue_pair(conn, 0);
+        if (rc == 0)
+            device->inline_bytes = 0;
     }
-    if (rc != 0)
-        return errno > 0 ? -errno : -EIO;
+    if (rc < 0)
+        return rc;
     conn->has_qp = true;
+    assert(conn->id->qp != NULL);
     return map_u64_put(&device->by_qp, conn->id->qp->qp_num, conn);
 }
 
