@@ -66,7 +66,7 @@ static void fill_defaults(struct control_config *config)
         {&config->heartbeat_ns, ENV_MS(200)},    {&config->node_timeout_ns, ENV_MS(1200)},
         {&config->lease_ns, ENV_MS(900)},        {&config->io_stall_ns, ENV_MS(10000)},
         {&config->out_after_ns, ENV_MS(600000)}, {&config->elect_grace_ns, ENV_MS(10000)},
-        {&config->persist_ns, ENV_MS(5000)},
+        {&config->persist_ns, ENV_MS(5000)},     {&config->shard_bytes, MAP_SHARD_BYTES_DEFAULT},
     };
     for (size_t i = 0; i < sizeof defaults / sizeof defaults[0]; i++) {
         if (*defaults[i].field == 0)

@@ -97,6 +97,7 @@ struct control_config {
     uint64_t out_after_ns;    /* 10 min */
     uint64_t elect_grace_ns;  /* 10 s */
     uint64_t persist_ns;      /* 5 s: at most that often */
+    uint64_t shard_bytes;     /* MAP_SHARD_BYTES_DEFAULT: of new volumes that do not say theirs */
     uint32_t heal_shards_max; /* 8: members being synced at once in the cluster (R17) */
 };
 

@@ -136,7 +136,8 @@ int control_change_volume_create(struct control *c, json_t *request, struct map_
     if (rc == 0)
         rc = get_number(request, "home", UINT32_MAX - 1, 0, &home, sentence);
     if (rc == 0)
-        rc = get_number(request, "shard_bytes", MAP_SHARD_BYTES_DEFAULT, 0, &entry->shard_bytes, sentence);
+        rc = get_number(request, "shard_bytes", MAP_SHARD_BYTES_DEFAULT, (int64_t)c->config.shard_bytes,
+                        &entry->shard_bytes, sentence);
     if (rc < 0)
         return rc;
     if (home != 0 && !map_node_by_id(c->map, (uint32_t)home)) {

@@ -209,6 +209,7 @@ int daemon_control_start(struct daemon *d)
         .io_stall_ns = ENV_MS(settings->io_stall_ms),
         .out_after_ns = ENV_MS(settings->out_after_ms),
         .elect_grace_ns = ENV_MS(settings->elect_grace_ms),
+        .shard_bytes = settings->shard_bytes,
     };
     int rc = node_state_make(settings->store, directory);
     if (rc == 0)

@@ -25,6 +25,13 @@ def shards(cluster, name="v"):
     return cluster.admin("volume-info", name=name)["shards"]
 
 
+# Goal: new volumes get the shards that cluster.shard_bytes says, unless they ask for others.
+def test_new_volumes_have_the_configured_shards(three):
+    assert len(shards(three)) == 4
+    three.make_volume("w", 64 * MIB, replicas=1, shard_bytes=32 * MIB)
+    assert len(shards(three, "w")) == 2
+
+
 # Goal: any alignment is served. Method: overlapping writes of odd sizes, then what must be there.
 def test_writes_of_any_alignment_read_back(three):
     volume = three.attach("v")
