@@ -15,11 +15,11 @@
 #include "client/cli/text.h"
 
 #define PACE_MS 1100 /* nodes renew their counters each second */
-#define CHUNK_BYTES (1u << 20)
 #define VOLUMES_SHOWN 20u
 
-struct pace { /* of resync, over all nodes */
-    long long replicas, total, done;
+struct pace {                        /* of resync, over all nodes */
+    long long replicas, total, done; /* chunks: compared, and copied where they differ */
+    long long copied;                /* bytes, since these nodes started */
     double taken_s;
 };
 
@@ -96,6 +96,7 @@ static void measure(const json_t *stats, struct pace *pace)
     *pace = (struct pace){0};
     json_object_foreach((json_t *)stats, id, node)
     {
+        pace->copied += admin_integer(json_object_get(node, "counters"), "resync_bytes");
         json_array_foreach(json_object_get(node, "syncs"), i, sync)
         {
             pace->replicas++;
@@ -144,9 +145,10 @@ static int print_json(struct screen *screen)
     (void)json_object_set(answer, "problems", screen->problems);
     (void)json_object_update(answer, screen->status);
     (void)json_object_set_new(answer, "resync",
-                              json_pack("{s:I, s:I, s:I, s:o}", "replicas", (json_int_t)screen->now.replicas,
+                              json_pack("{s:I, s:I, s:I, s:I, s:o}", "replicas", (json_int_t)screen->now.replicas,
                                         "chunks_total", (json_int_t)screen->now.total, "chunks_done",
-                                        (json_int_t)screen->now.done, "syncs", syncs));
+                                        (json_int_t)screen->now.done, "bytes_copied", (json_int_t)screen->now.copied,
+                                        "syncs", syncs));
     return cli_print_json(answer);
 }
 
@@ -212,12 +214,14 @@ static void print_resync(const struct screen *screen)
     const struct pace *now = &screen->now, *before = &screen->before;
     if (now->replicas == 0)
         return;
-    printf("\nresync: %lld replicas, %lld of %lld chunks (%.0f %%)", now->replicas, now->done, now->total,
+    printf("\nresync: %lld replicas, %lld of %lld chunks compared (%.0f %%)", now->replicas, now->done, now->total,
            now->total > 0 ? 100.0 * (double)now->done / (double)now->total : 0.0);
     double seconds = now->taken_s - before->taken_s;
     double chunks = (double)(now->done - before->done);
+    long long copied = now->copied > before->copied ? now->copied - before->copied : 0;
     if (before->replicas == now->replicas && seconds > 0.1 && chunks > 0)
-        printf(", %s/s, %s left", text_size((uint64_t)(chunks / seconds * CHUNK_BYTES), speed),
+        printf(", %.0f chunks/s, %s/s copied, %s left", chunks / seconds,
+               text_size((uint64_t)((double)copied / seconds), speed),
                text_span((uint64_t)((double)(now->total - now->done) / (chunks / seconds)), left));
     printf("\n");
 }

@@ -150,6 +150,7 @@ static void send_run(struct sync_chunk *c, uint32_t first, uint32_t count)
     ctx->wire_flags = 0;
     ctx->copy_node = c->sync->node;
     c->sync->bytes_copied += ctx->length;
+    rep->set->stats.sync_bytes += ctx->length;
     if (c->here[first].state != 1) {
         ctx->spend_units = 0;
         ctx->wire_op = WIRE_ZERO;
