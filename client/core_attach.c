@@ -207,7 +207,9 @@ static void attach_refused(struct client *client, int rc)
         if (client->ever_attached)
             client_fail(client, -ESTALE, "another client attached the volume: fenced");
         else
-            client_fail(client, rc, "another client has the volume attached");
+            client_fail(client, rc,
+                        "another client has the volume attached: detach it there, or take it over by force; of a "
+                        "client that died its gateway lets go after some seconds");
         return;
     case -EINVAL:
     case -EACCES:

@@ -81,7 +81,10 @@ static void open_failed(const char *name, int rc)
     switch (rc) {
     case -ENOENT: nbdkit_error("there is no volume '%s'; see: ashlar volume ls", name); break;
     case -EBUSY:
-        nbdkit_error("volume '%s' is attached elsewhere; detach it there, or take it over with force=true", name);
+        nbdkit_error(
+            "volume '%s' is attached elsewhere: detach it there, or take it over with force=true; of a client that "
+            "died its gateway lets go after some seconds",
+            name);
         break;
     default: nbdkit_error("volume '%s' cannot be attached: %s", name, *why ? why : strerror(-rc)); break;
     }

@@ -47,7 +47,7 @@ def test_errors_become_nbd_errors(given, seen):
 
 # Goal: what cannot be opened is refused in one sentence that says what to do.
 @pytest.mark.parametrize("name, sentence", [
-    (f"open-{errno.EBUSY}", "is attached elsewhere; detach it there, or take it over with force=true"),
+    (f"open-{errno.EBUSY}", "is attached elsewhere: detach it there, or take it over with force=true"),
     ("nosuch", "there is no volume 'nosuch'; see: ashlar volume ls"),
     (f"open-{errno.ETIMEDOUT}", "cannot be attached: the stand-in says no")])
 def test_what_cannot_be_opened_is_told(name, sentence):
