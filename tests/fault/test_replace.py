@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node that is gone for good: after out_after its replicas are made anew elsewhere (R17); should it come back, what it holds is void."""
+import re
+import subprocess
+
 import pytest
 
-from load import Load, fixtures, judge
+from load import Load, fixtures, judge, status_json
 
 
 @pytest.mark.parametrize("what, returns", [
@@ -26,3 +29,23 @@ def test_a_node_gone_for_good_is_replaced(make_cluster, what, returns):
         load.wait_more()
     load.finish()
     judge(load, everybody=returns)
+
+
+def test_status_tells_how_a_resync_goes(make_cluster):
+    """Progress, speed and time left while it runs; what was copied afterwards."""
+    cluster = make_cluster(3, settings={"replica.sync_rate": "16M", "cluster.shard_bytes": "16M"})
+    cluster.up()
+    load = Load(cluster)
+    cluster.kill9(2)
+    cluster.wait_down(2)
+    load.fill()
+    cluster.start(2)
+
+    def told():
+        argv = [fixtures.program("ashlar"), "--cluster", cluster.conf, "status"]
+        text = subprocess.run(argv, capture_output=True, text=True, timeout=fixtures.DEADLINE_S, check=False).stdout
+        return re.search(r"resync: \d+ replicas, \d+ of \d+ chunks compared .*, \d+ chunks/s, .*/s copied, .* left", text)
+    fixtures.wait_for(told, "status to tell how the resync goes")
+    cluster.wait_healthy()
+    fixtures.wait_for(lambda: status_json(cluster)["resync"]["bytes_copied"] >= load.size, "what was copied")
+    judge(load)
