@@ -19,7 +19,8 @@
 
 struct pace {                        /* of resync, over all nodes */
     long long replicas, total, done; /* chunks: compared, and copied where they differ */
-    long long copied;                /* bytes, since these nodes started */
+    long long waiting;               /* replicas of which it is not known yet what differs */
+    long long compared, copied;      /* chunks and bytes, since these nodes started */
     double taken_s;
 };
 
@@ -96,10 +97,12 @@ static void measure(const json_t *stats, struct pace *pace)
     *pace = (struct pace){0};
     json_object_foreach((json_t *)stats, id, node)
     {
+        pace->compared += admin_integer(json_object_get(node, "counters"), "resync_chunks");
         pace->copied += admin_integer(json_object_get(node, "counters"), "resync_bytes");
         json_array_foreach(json_object_get(node, "syncs"), i, sync)
         {
             pace->replicas++;
+            pace->waiting += admin_integer(sync, "chunks_total") == 0;
             pace->total += admin_integer(sync, "chunks_total");
             pace->done += admin_integer(sync, "chunks_done");
             double taken_s = (double)admin_integer(json_object_get(node, "counters"), "taken_ns") / 1e9;
@@ -217,11 +220,11 @@ static void print_resync(const struct screen *screen)
     printf("\nresync: %lld replicas, %lld of %lld chunks compared (%.0f %%)", now->replicas, now->done, now->total,
            now->total > 0 ? 100.0 * (double)now->done / (double)now->total : 0.0);
     double seconds = now->taken_s - before->taken_s;
-    double chunks = (double)(now->done - before->done);
+    double chunks = (double)(now->compared - before->compared); /* a node that restarts meanwhile counts anew */
     long long copied = now->copied > before->copied ? now->copied - before->copied : 0;
-    if (before->replicas == now->replicas && seconds > 0.1 && chunks > 0)
-        printf(", %.0f chunks/s, %s/s copied, %s left", chunks / seconds,
-               text_size((uint64_t)((double)copied / seconds), speed),
+    if (before->replicas > 0 && seconds > 0.1 && chunks > 0)
+        printf(", %.0f chunks/s, %s/s copied, %s%s left", chunks / seconds,
+               text_size((uint64_t)((double)copied / seconds), speed), now->waiting > 0 ? "at least " : "",
                text_span((uint64_t)((double)(now->total - now->done) / (chunks / seconds)), left));
     printf("\n");
 }

@@ -136,8 +136,8 @@ struct bridge_stats {
     bool near_full, full, failed;
     /* replica */
     uint64_t shards_primary, shards_serving, shards_parked;
-    uint64_t takeovers, resyncs_done, resync_bytes;
     uint64_t seal_pauses, seal_pause_p99_ns, seal_pause_max_ns; /* of writes that waited because of a snapshot */
+    uint64_t takeovers, resyncs_done, resync_chunks, resync_bytes;
     /* links and clients */
     uint32_t peers, clients;
     uint32_t link_count;

@@ -83,6 +83,7 @@ static json_t *counters_json(const struct bridge_stats *s)
         {"shards_parked", s->shards_parked},
         {"takeovers", s->takeovers},
         {"resyncs_done", s->resyncs_done},
+        {"resync_chunks", s->resync_chunks},
         {"resync_bytes", s->resync_bytes},
         {"seal_pauses", s->seal_pauses},
         {"seal_pause_p99_ns", s->seal_pause_p99_ns},

@@ -109,6 +109,7 @@ static void take_replica_stats(struct data_thread *d, struct bridge_stats *ret)
     ret->seal_pauses = stats->seal_pause.count;
     ret->seal_pause_p99_ns = histogram_percentile(&stats->seal_pause, 99);
     ret->seal_pause_max_ns = stats->seal_pause.max_ns;
+    ret->resync_chunks = stats->sync_chunks;
     ret->resync_bytes = stats->sync_bytes;
     take_syncs(d, ret);
 }

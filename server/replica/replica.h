@@ -154,7 +154,7 @@ struct replica_sync_info { /* resync progress, for status */
 };
 struct replicas_stats {
     uint64_t shards, primaries, serving, parked_ops, ops_in_flight;
-    uint64_t takeovers, drops_proposed, syncs_completed, sync_bytes, repaired_blocks;
+    uint64_t takeovers, drops_proposed, syncs_completed, sync_chunks, sync_bytes, repaired_blocks;
     uint64_t reads, writes, zeroes, flushes, read_bytes, written_bytes;
     struct histogram read_total, write_total, flush_total; /* latency by stage */
     struct histogram write_wait, write_drive, write_network, read_drive;

@@ -53,6 +53,7 @@ void sync_unlist_chunk(struct sync *s, uint32_t chunk)
     assert(listed(s, chunk) && s->todo_count > 0);
     s->todo[chunk / 64] &= ~(1ull << (chunk % 64));
     s->todo_count--;
+    s->replica->set->stats.sync_chunks++;
 }
 
 static void list_own(struct sync *s)
