@@ -18,7 +18,7 @@
 #include "common/log.h"
 #include "server/control/control_admin.h"
 
-#define SNAP_PATIENCE_NS ENV_MS(8000) /* less than a relayed request waits */
+#define SNAP_PATIENCE_NS ENV_MS(8000)  /* less than a relayed request waits */
 #define GROUP_PATIENCE_NS ENV_MS(2000) /* answers to writes may wait for it (server/gateway/snap.c) */
 
 /* ---- arguments ---- */

@@ -47,8 +47,8 @@ struct data_thread {
     struct data_opened opened;
     bool store_failed;
     struct log_limiter damage_limiter, repaired_limiter; /* rot comes by the thousand */
-    bool store_opening; /* store_open was called, its callback has not come */
-    bool stop_wanted;   /* asked for meanwhile */
+    bool store_opening;                                  /* store_open was called, its callback has not come */
+    bool stop_wanted;                                    /* asked for meanwhile */
     struct map *map;
     uint64_t cluster_id;
     uint32_t node;
