@@ -128,7 +128,7 @@ function(ashlar_unit_test name)
     ashlar_link_later(${name} PRIVATE ${arg_DEPS} dep::cmocka)
     add_test(NAME ${name} COMMAND ${name})
     set_tests_properties(${name} PROPERTIES
-        LABELS "unit;${arg_LABELS}" TIMEOUT 120 SKIP_RETURN_CODE 77)
+        LABELS "unit;${arg_LABELS}" TIMEOUT 400 SKIP_RETURN_CODE 77)
 endfunction()
 
 function(ashlar_fuzzer name)
@@ -149,7 +149,7 @@ function(ashlar_fuzzer name)
     endif()
     ashlar_link_later(${name} PRIVATE ${arg_DEPS})
     add_test(NAME ${name} COMMAND ${command})
-    set_tests_properties(${name} PROPERTIES LABELS fuzz TIMEOUT 120)
+    set_tests_properties(${name} PROPERTIES LABELS fuzz TIMEOUT 400)
 endfunction()
 
 # Called inside the functions above: a misspelt keyword must not pass in silence.

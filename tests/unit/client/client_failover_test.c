@@ -225,8 +225,8 @@ static void reader_gets_its_memory_back(void **state)
     memset(data, 9, sizeof(data));
     sim_net_cut(fake->net, gateway, reader, false);
     fake_run_ms(fake, 10000);
-    for (size_t i = 0; i < sizeof(data); i++)
-        assert_int_equal(data[i], 9);
+    assert_int_equal(data[0], 9);
+    assert_memory_equal(data, data + 1, sizeof(data) - 1); /* nines all over */
     assert_int_equal(fake_do(&c, CLIENT_READ, 0, sizeof(data), data, 0), 0);
     assert_int_equal(data[sizeof(data) - 1], 7);
     fake_client_close(&c);
