@@ -27,8 +27,9 @@ COMMAND_DEADLINE_S = 60
 class Cluster:
     """up() to down()."""
 
-    def __init__(self, directory, nodes, store_bytes):
+    def __init__(self, directory, nodes, store_bytes, own_links=False):
         self.directory, self.nodes, self.store_bytes = directory, nodes, store_bytes
+        self.own_links = own_links  # each node in a network namespace: its links can be cut
         self.deploy_path = os.path.join(ROOT, "deploy", "local")
         self.up_called = False
 
@@ -59,7 +60,8 @@ class Cluster:
         if not os.access(self.deploy_path, os.X_OK):
             raise BenchError("there is no deploy/local to bring up a cluster with")
         self.up_called = True
-        self.deploy("up", "--nodes", str(self.nodes), "--store-size", str(self.store_bytes))
+        self.deploy("up", "--nodes", str(self.nodes), "--store-size", str(self.store_bytes),
+                    *(["--netns"] if self.own_links else []))
 
     def down(self):
         if self.up_called:
