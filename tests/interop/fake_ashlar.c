@@ -11,6 +11,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -216,6 +217,66 @@ int ashlar_aio_flush(struct ashlar_volume *volume, ashlar_cb cb, void *arg)
     int rc = later(cb, arg, volume->rc);
     (void)pthread_mutex_unlock(&lock);
     return rc;
+}
+
+/* ---- the blocking ones: a request as above, and a wait for the thread that completes it */
+
+struct wait {
+    sem_t done;
+    int rc;
+};
+
+static void waited(void *arg, int rc)
+{
+    struct wait *wait = arg;
+    wait->rc = rc;
+    (void)sem_post(&wait->done);
+}
+
+static void wait_begin(struct wait *wait)
+{
+    int rc = sem_init(&wait->done, /* pshared= */ 0, 0);
+    assert(rc == 0);
+}
+
+/* submitted: what the submit returned; the callback comes only if that is 0. */
+static int wait_end(struct wait *wait, int submitted)
+{
+    if (submitted == 0) {
+        while (sem_wait(&wait->done) < 0)
+            assert(errno == EINTR);
+        submitted = wait->rc;
+    }
+    (void)sem_destroy(&wait->done);
+    return submitted;
+}
+
+int ashlar_read(struct ashlar_volume *volume, void *buffer, size_t length, uint64_t offset)
+{
+    struct wait wait;
+    wait_begin(&wait);
+    return wait_end(&wait, ashlar_aio_read(volume, buffer, length, offset, waited, &wait));
+}
+
+int ashlar_write(struct ashlar_volume *volume, const void *buffer, size_t length, uint64_t offset, unsigned flags)
+{
+    struct wait wait;
+    wait_begin(&wait);
+    return wait_end(&wait, ashlar_aio_write(volume, buffer, length, offset, flags, waited, &wait));
+}
+
+int ashlar_zero(struct ashlar_volume *volume, uint64_t length, uint64_t offset, unsigned flags)
+{
+    struct wait wait;
+    wait_begin(&wait);
+    return wait_end(&wait, ashlar_aio_zero(volume, length, offset, flags, waited, &wait));
+}
+
+int ashlar_flush(struct ashlar_volume *volume)
+{
+    struct wait wait;
+    wait_begin(&wait);
+    return wait_end(&wait, ashlar_aio_flush(volume, waited, &wait));
 }
 
 /* At most a mebibyte at once, so that the caller has to ask again. */
