@@ -86,7 +86,7 @@ def cluster(say, transports, commands, timeout_s=240):
             for name in names:
                 shutil.copy(os.path.join(BUILD, folder, name), os.path.join(directory, folder), follow_symlinks=False)
         shutil.copy(os.path.join(HERE, "guest_rdma"), directory)
-        text = run_guest(Options(driver="rxe", nodes=3, files=[directory], programs=["fio", "nbdkit"],
+        text = run_guest(Options(driver="rxe", nodes=3, files=[directory], programs=["fio", "nbdkit", "setpriv"],
                                  memory="2600M", timeout_s=timeout_s), ["./guest_rdma", transports, *commands], say)
     if "result end ok" not in text:
         raise RdmaFailed(f"the guest did not come to its end:\n{text[-2000:]}")
