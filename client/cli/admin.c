@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* admin: one request, as often as it takes.
  *
- *   - call: each address in turn: open, send, answer; "try again" and lost answers begin the next turn
+ *   - call: each address in turn: open, send, answer; "try again" and lost answers begin the next turn; a change carries an id of
+ *     its own, by which the cluster carries it out once
  * Failure modes: nobody answers at all (exit 3); the leader refuses (exit 1, its own sentence); time is up.
  */
 #include "client/cli/admin.h"
@@ -10,7 +11,9 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "client/cli/admin_socket.h"
 
@@ -131,9 +134,23 @@ int admin_read(const struct cli *cli, json_t *request, json_t **ret_answer)
     return call(cli, request, 0, ret_answer);
 }
 
+/* So that however often it is sent it is carried out once, and a lost answer can be had again. */
+static void name_request(json_t *request)
+{
+    uint8_t id[16];
+    char text[2 * sizeof(id) + 1];
+    ssize_t got = getrandom(id, sizeof(id), 0);
+    assert(got == (ssize_t)sizeof(id)); /* so few bytes always come whole */
+    id[0] |= 1;
+    for (size_t i = 0; i < sizeof(id); i++)
+        (void)snprintf(text + 2 * i, 3, "%02x", id[i]);
+    (void)json_object_set_new(request, "request", json_string(text));
+}
+
 int admin_change(const struct cli *cli, json_t *request, int done, json_t **ret_answer)
 {
     assert(done <= 0);
+    name_request(request);
     return call(cli, request, done, ret_answer);
 }
 

@@ -133,7 +133,7 @@ int command_snapshot_create(struct cli *cli)
         code = admin_change(cli,
                             json_pack("{s:s, s:O, s:s, s:I}", "op", "snapshot-create", "volumes", volumes, "snapshot",
                                       name, "created_ms", (json_int_t)now_ms()),
-                            -EEXIST, &answer);
+                            0, &answer); /* not -EEXIST: it may still be opening, and be given up */
     json_decref(volumes);
     if (code != CLI_OK)
         return code;
@@ -221,7 +221,7 @@ int command_clone(struct cli *cli)
         code = admin_change(cli,
                             json_pack("{s:s, s:s, s:s, s:s, s:I}", "op", "volume-clone", "name", title.volume,
                                       "snapshot", title.snapshot, "to", cli->arguments[1], "home", (json_int_t)home),
-                            -EEXIST, &answer);
+                            0, &answer);
     return code == CLI_OK ? changed(cli, answer, cli->arguments[1], "is made") : code;
 }
 

@@ -127,6 +127,25 @@ static void changed(void *arg, const struct map_result *result)
     free(change);
 }
 
+/* "request": 32 hexadecimal digits of the asker's choice. Asked again with the same ones, at any node, a change is made once and
+ * answered as the first time. Without: every asking is a change of its own. */
+static int get_request_id(json_t *request, uint8_t ret_id[16], char *sentence)
+{
+    json_t *value = json_object_get(request, "request");
+    const char *text = json_string_value(value);
+    assert(ret_id != NULL);
+    if (!value)
+        return 0;
+    (void)snprintf(sentence, ADMIN_SENTENCE_MAX, "request must be 32 hexadecimal digits, not all of them 0");
+    if (!text || strlen(text) != 32 || strspn(text, "0123456789abcdef") != 32 || strspn(text, "0") == 32)
+        return -EINVAL;
+    for (size_t i = 0; i < 16; i++) {
+        const char digits[3] = {text[2 * i], text[2 * i + 1], '\0'};
+        ret_id[i] = (uint8_t)strtoul(digits, NULL, 16);
+    }
+    return 0;
+}
+
 static void run_change(struct control *c, const struct op *op, json_t *request, control_admin_cb cb, void *arg)
 {
     assert(c != NULL);
@@ -135,7 +154,9 @@ static void run_change(struct control *c, const struct op *op, json_t *request, 
     struct change *change = calloc(1, sizeof *change);
     if (change)
         change->entry.volumes = change->volumes;
-    int rc = change ? op->change(c, request, &change->entry, weights, sentence) : -ENOMEM;
+    int rc = change ? get_request_id(request, change->entry.request, sentence) : -ENOMEM;
+    if (rc == 0)
+        rc = op->change(c, request, &change->entry, weights, sentence);
     assert(rc <= 0);
     if (rc == 0) {
         change->control = c;

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Snapshots with real daemons: what was there when they were asked for, whatever is written or dies afterwards."""
+import errno
 import json
 import os
 import subprocess
@@ -166,6 +167,17 @@ def test_a_snapshot_without_a_served_shard_is_given_up(three):
     snapshot(three, "v@yes")
     volume.ok("write 0 65536 3")
     three.attach("v@yes").ok("check 0 65536 1")
+
+
+# Goal: an asker whose answer was lost asks another node and is told of its own snapshot: made, or given up; never of its name only.
+# Method: the same request id at several nodes, served and not; then another id.
+def test_asking_again_tells_of_the_same_snapshot(three):
+    mine = {"volumes": ["v"], "snapshot": "s", "request": "ab" * 16}
+    groups = {three.admin("snapshot-create", **mine)["group"] for _ in range(2)}
+    assert len(groups) == 1
+    other = three.ask("snapshot-create", 2, **{**mine, "request": "cd" * 16})
+    assert not other["ok"] and other["code"] == -errno.EEXIST
+    assert three.admin("snapshot-list", name="v")["snapshots"][0]["state"] == "complete"
 
 
 # Goal: rollback of a detached volume; later snapshots stay; a member that is away gets it, too.

@@ -508,6 +508,29 @@ static void admin_requests_work_at_any_node(void **state)
     cluster_close(&k);
 }
 
+/* Goal: a change whose answer was lost is asked again, elsewhere, and made once; the answer is the first one's. */
+static void admin_change_asked_again_is_made_once(void **state)
+{
+    (void)state;
+    struct cluster k;
+    cluster_init(&k, 12, 5, 3);
+    cluster_run_ms(&k, 1500);
+    const char *change = "{\"op\":\"volume-create\",\"name\":\"a\",\"size\":4096,\"replicas\":1,"
+                         "\"request\":\"00112233445566778899aabbccddeeff\"}";
+    json_t *first = admin(&k, 1, change, true), *again = admin(&k, 5, change, true);
+    assert_int_equal(json_integer_value(json_object_get(first, "value")),
+                     json_integer_value(json_object_get(again, "value")));
+    json_decref(first);
+    json_decref(again);
+    again = admin(&k, 5,
+                  "{\"op\":\"volume-create\",\"name\":\"a\",\"size\":4096,\"replicas\":1,"
+                  "\"request\":\"00112233445566778899aabbccddeef0\"}",
+                  false); /* another one finds what the first made */
+    assert_int_equal(json_integer_value(json_object_get(again, "code")), -EEXIST);
+    json_decref(again);
+    cluster_close(&k);
+}
+
 static void admin_requests_that_make_no_sense_get_a_sentence(void **state)
 {
     (void)state;
@@ -521,6 +544,9 @@ static void admin_requests_that_make_no_sense_get_a_sentence(void **state)
         "{\"op\":\"volume-create\"}",
         "{\"op\":\"volume-create\",\"name\":\"a\"}",
         "{\"op\":\"volume-create\",\"name\":\"a\",\"size\":1}",
+        "{\"op\":\"volume-create\",\"name\":\"a\",\"size\":4096,\"request\":\"12\"}",
+        "{\"op\":\"volume-create\",\"name\":\"a\",\"size\":4096,\"request\":\"00000000000000000000000000000000\"}",
+        "{\"op\":\"volume-create\",\"name\":\"a\",\"size\":4096,\"request\":7}",
         "{\"op\":\"volume-create\",\"name\":\"a\",\"size\":-4096}",
         "{\"op\":\"volume-create\",\"name\":\"a\",\"size\":\"big\"}",
         "{\"op\":\"volume-create\",\"name\":\"a b\",\"size\":4096}",
@@ -583,6 +609,7 @@ int main(void)
         cmocka_unit_test(a_dead_node_is_out_after_a_while_and_replaced),
         cmocka_unit_test(shards_without_a_primary_get_one_after_the_grace),
         cmocka_unit_test(admin_requests_work_at_any_node),
+        cmocka_unit_test(admin_change_asked_again_is_made_once),
         cmocka_unit_test(admin_requests_that_make_no_sense_get_a_sentence),
         cmocka_unit_test(without_a_leader_admin_says_so),
     };
