@@ -8,6 +8,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -49,8 +50,10 @@ static int get_number(json_t *request, const char *key, uint64_t max, int64_t ab
         *ret = (uint64_t)absent;
         return 0;
     }
-    if (!json_is_integer(value) || json_integer_value(value) < 0 || (uint64_t)json_integer_value(value) > max)
-        return fail(sentence, "%s must be a whole number in its range", key);
+    if (!json_is_integer(value) || json_integer_value(value) < 0 || (uint64_t)json_integer_value(value) > max) {
+        (void)snprintf(sentence, ADMIN_SENTENCE_MAX, "%s must be a whole number from 0 to %" PRIu64, key, max);
+        return -EINVAL;
+    }
     *ret = (uint64_t)json_integer_value(value);
     return 0;
 }
