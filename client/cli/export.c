@@ -248,10 +248,10 @@ static int find_both(struct cli *cli, struct stream_head *head, const char *from
 {
     struct snapshot_title title, since;
     long long generation = 0, older = 0;
-    uint64_t size = 0, ignored = 0;
+    uint64_t size = 0, ignored = 0, ignored_ms = 0;
     int code = snapshot_title(cli, cli->arguments[0], &title);
     if (code == CLI_OK)
-        code = snapshot_find(cli, &title, &generation, &size);
+        code = snapshot_find(cli, &title, &generation, &size, &head->created_ms);
     if (code != CLI_OK)
         return code;
     memcpy(head->volume, title.volume, sizeof(head->volume));
@@ -264,7 +264,7 @@ static int find_both(struct cli *cli, struct stream_head *head, const char *from
         return cli_fail(cli, CLI_USAGE, "--from=%s: no such snapshot", from);
     since = title;
     (void)snprintf(since.snapshot, sizeof(since.snapshot), "%s", from);
-    code = snapshot_find(cli, &since, &older, &ignored);
+    code = snapshot_find(cli, &since, &older, &ignored, &ignored_ms);
     if (code == CLI_OK && older >= generation)
         code = cli_fail(cli, CLI_USAGE, "--from=%s is not older than %s", from, title.snapshot);
     memcpy(head->since_snapshot, since.snapshot, sizeof(head->since_snapshot));

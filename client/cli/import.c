@@ -36,6 +36,8 @@ struct importing {
     uint32_t chain;
     uint64_t records, at, position; /* position: bytes of the stream that were read */
     uint64_t unflushed;
+    long long volume_id; /* a volume of the same name may be another one */
+    bool gone_on;        /* behind a noted position */
     struct ashlar_volume *volume;
     struct copy_ring ring;
     struct progress progress;
@@ -84,18 +86,25 @@ static void note_path(const struct importing *im, char path[4096])
 }
 
 /* Everything before the position is durable in the volume. */
-static int note_position(struct importing *im)
+static int make_durable(struct importing *im)
 {
-    char path[4096];
     int code = take_all(im);
     if (code == CLI_OK && ashlar_flush(im->volume) < 0)
         code = cli_fail(im->cli, CLI_FAILED, "%s", ashlar_error());
     im->unflushed = 0;
+    return code;
+}
+
+static int note_position(struct importing *im)
+{
+    char path[4096];
+    int code = make_durable(im);
     if (code != CLI_OK || !im->regular)
         return code;
     note_path(im, path);
-    json_t *note = json_pack("{s:I,s:I,s:I,s:I}", "position", (json_int_t)im->position, "records",
-                             (json_int_t)im->records, "at", (json_int_t)im->at, "chain", (json_int_t)im->chain);
+    json_t *note =
+        json_pack("{s:I,s:I,s:I,s:I,s:I}", "position", (json_int_t)im->position, "records", (json_int_t)im->records,
+                  "at", (json_int_t)im->at, "chain", (json_int_t)im->chain, "volume", (json_int_t)im->volume_id);
     (void)json_dump_file(note, path, JSON_COMPACT); /* without it the next try begins anew */
     json_decref(note);
     return CLI_OK;
@@ -109,11 +118,13 @@ static int go_on(struct importing *im)
     if (!note)
         return CLI_OK; /* from the beginning */
     uint64_t position = (uint64_t)admin_integer(note, "position");
-    if (position >= STREAM_HEAD_BYTES && lseek(im->fd, (off_t)position, SEEK_SET) == (off_t)position) {
+    if (position >= STREAM_HEAD_BYTES && admin_integer(note, "volume") == im->volume_id &&
+        lseek(im->fd, (off_t)position, SEEK_SET) == (off_t)position) {
         im->position = position;
         im->records = (uint64_t)admin_integer(note, "records");
         im->at = (uint64_t)admin_integer(note, "at");
         im->chain = (uint32_t)admin_integer(note, "chain");
+        im->gone_on = true;
     }
     json_decref(note);
     return CLI_OK;
@@ -169,7 +180,7 @@ static int take_records(struct importing *im)
         if (record.kind == STREAM_END) {
             if (record.length != im->records)
                 return cli_fail(im->cli, CLI_FAILED, "%s is not complete: records are missing", im->path);
-            return note_position(im);
+            return make_durable(im);
         }
         code = record.kind == STREAM_DATA ? put_data(im, &record) : put_zeros(im, &record);
         if (code != CLI_OK)
@@ -196,22 +207,33 @@ static int make_volume(struct importing *im)
     return code;
 }
 
-/* The volume must be as the older snapshot was. */
+static int learn_volume(struct importing *im)
+{
+    json_t *answer = NULL;
+    int code = admin_read(im->cli, json_pack("{s:s, s:s}", "op", "volume-info", "name", im->target), &answer);
+    if (code == CLI_OK)
+        im->volume_id = admin_integer(json_object_get(answer, "volume"), "id");
+    json_decref(answer);
+    return code;
+}
+
+/* The volume must be as the older snapshot was, or as an import of this stream left it. */
 static int check_base(struct importing *im)
 {
     struct snapshot_title title = {.volume = ""};
     long long generation = 0;
-    uint64_t size = 0;
+    uint64_t size = 0, created_ms = 0;
     (void)snprintf(title.volume, sizeof(title.volume), "%s", im->target);
     memcpy(title.snapshot, im->head.since_snapshot, sizeof(title.snapshot));
-    int code = snapshot_find(im->cli, &title, &generation, &size);
+    int code = snapshot_find(im->cli, &title, &generation, &size, &created_ms);
     if (code != CLI_OK)
         return code;
     if (ashlar_size(im->volume) < im->head.size)
         return cli_fail(im->cli, CLI_FAILED, "%s is smaller than the stream's volume: ashlar volume resize %s %llu",
                         im->target, im->target, (unsigned long long)im->head.size);
     static struct ashlar_extent extents[4096];
-    for (uint64_t at = 0; at < size && !cli_flag(im->cli, "resume");) {
+    bool begun = im->gone_on || (cli_flag(im->cli, "resume") && !im->regular); /* a pipe's position is noted nowhere */
+    for (uint64_t at = 0; at < size && !begun;) {
         uint64_t length = size - at < (16u << 20) ? size - at : 16u << 20;
         size_t count = 0;
         if (ashlar_changes(im->volume, (uint32_t)generation, length, at, extents, 4096, &count) < 0)
@@ -248,20 +270,24 @@ static int take_stream(struct importing *im, struct ashlar_cluster *cluster)
         return code;
     if (ashlar_open(cluster, im->target, 0, &im->volume) < 0)
         return cli_fail(im->cli, CLI_FAILED, "%s", ashlar_error());
-    if (cli_flag(im->cli, "resume"))
+    code = learn_volume(im);
+    if (code == CLI_OK && cli_flag(im->cli, "resume"))
         code = go_on(im);
     if (code == CLI_OK && im->head.since != 0)
         code = check_base(im);
+    if (code == CLI_OK && im->head.since != 0 && !im->gone_on)
+        code = note_position(im); /* from here on the volume is not as the snapshot was */
     progress_begin(&im->progress, "import", im->head.size, im->cli->json);
     if (code == CLI_OK)
         code = take_records(im);
     if (code != CLI_OK)
         return code;
     progress_end(&im->progress);
+    code = make_snapshot(im);
     note_path(im, path);
-    if (im->regular)
+    if (code == CLI_OK && im->regular)
         (void)unlink(path);
-    return make_snapshot(im);
+    return code;
 }
 
 static int open_stream(struct importing *im, uint8_t head[STREAM_HEAD_BYTES])

@@ -51,7 +51,7 @@ int snapshot_list(const struct cli *cli, const char *volume, json_t **ret_list, 
 }
 
 int snapshot_find(const struct cli *cli, const struct snapshot_title *title, long long *ret_generation,
-                  uint64_t *ret_size)
+                  uint64_t *ret_size, uint64_t *ret_created_ms)
 {
     json_t *list, *snap;
     long long head = 0, generation = 0;
@@ -65,6 +65,7 @@ int snapshot_find(const struct cli *cli, const struct snapshot_title *title, lon
             continue;
         generation = admin_integer(snap, "generation");
         *ret_size = (uint64_t)admin_integer(snap, "size");
+        *ret_created_ms = (uint64_t)admin_integer(snap, "created_ms");
     }
     json_decref(list);
     if (generation == 0)

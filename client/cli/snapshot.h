@@ -16,6 +16,6 @@ struct snapshot_title {
 int snapshot_title(const struct cli *cli, const char *title, struct snapshot_title *ret);
 int snapshot_list(const struct cli *cli, const char *volume, json_t **ret_list, long long *ret_head);
 int snapshot_find(const struct cli *cli, const struct snapshot_title *title, long long *ret_generation,
-                  uint64_t *ret_size);
+                  uint64_t *ret_size, uint64_t *ret_created_ms);
 
 #endif
