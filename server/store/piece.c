@@ -170,9 +170,11 @@ void piece_submit(struct piece *piece)
     enter(piece);
 }
 
-static void start_queued(struct store_shard *shard, uint32_t region)
+/* Where one ended or left. Not from inside a piece's start, and nothing ends meanwhile: the list must stay what it is. */
+void piece_start_queued(struct store_shard *shard, uint32_t region)
 {
     assert(region < SHARD_REGIONS);
+    assert(shard->store->completing || shard->store->submit_depth);
     list_for_each_safe(node, next, &shard->pieces[region])
     {
         struct piece *piece = list_entry(node, struct piece, region_link);
@@ -188,9 +190,7 @@ static void start_queued(struct store_shard *shard, uint32_t region)
 /* A clone's read of what the base holds: it starts again there, among the pieces it must stay clear of. */
 void piece_rehome(struct piece *piece, struct store_shard *shard, uint32_t generation)
 {
-    struct store_shard *left = piece->shard;
-    uint32_t region = piece->chunk_index / REGION_CHUNKS;
-    assert(piece->kind == PIECE_READ && shard != left);
+    assert(piece->kind == PIECE_READ && shard != piece->shard);
     assert(!piece->pending && !piece->detour && !piece->older && !piece->sums);
     assert(piece->stage == PIECE_DATA && shard->store == piece->store);
     list_remove(&piece->region_link);
@@ -199,8 +199,6 @@ void piece_rehome(struct piece *piece, struct store_shard *shard, uint32_t gener
     piece->generation = generation;
     piece->stage = PIECE_QUEUED;
     enter(piece);
-    if (left->queued)
-        start_queued(left, region);
 }
 
 uint64_t piece_oldest_ticket(const struct store *store)
@@ -331,7 +329,7 @@ static void run_done_list(struct store *store)
         uint32_t region = piece->chunk_index / REGION_CHUNKS;
         release_piece(piece);
         if (shard->queued)
-            start_queued(shard, region);
+            piece_start_queued(shard, region);
         if (piece->io)
             complete_io(piece);
         else

@@ -87,9 +87,16 @@ static void lookup_ended(struct lookup *lookup, int rc)
 {
     struct detour *detour = lookup->owner;
     struct piece *piece = detour->piece;
+    struct store *store = piece->store;
+    struct store_shard *left = piece->shard;
+    uint32_t region = piece->chunk_index / REGION_CHUNKS;
     assert(piece->stage == PIECE_DATA && piece->pending == 1);
-    if (rc || piece->store->failed || found(piece))
+    store->submit_depth++;
+    if (rc || store->failed || found(piece))
         piece_part_done(piece, rc);
+    else if (left->queued)
+        piece_start_queued(left, region);
+    store->submit_depth--;
 }
 
 /* Not served by the newest record in memory. */
@@ -105,8 +112,8 @@ static void take_detour(struct piece *piece)
                                      .owner = detour};
     piece->pending++;
     int rc = lookup_start(&detour->lookup);
-    if (rc != -EINPROGRESS)
-        lookup_ended(&detour->lookup, rc);
+    if (rc != -EINPROGRESS && (rc || piece->store->failed || found(piece)))
+        piece_part_done(piece, rc); /* else whoever starts it goes on to what waits behind it */
 }
 
 void read_start(struct piece *piece)

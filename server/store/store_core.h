@@ -400,6 +400,7 @@ void run_submit(struct piece *piece, enum drive_op op, uint64_t offset, uint32_t
 bool piece_take_buf(struct piece *piece, struct buf **ret_buf); /* false: waits for a spare buffer */
 void store_give_buf(struct store *store, struct buf *buf);
 void piece_rehome(struct piece *piece, struct store_shard *shard, uint32_t generation); /* a read goes to the base */
+void piece_start_queued(struct store_shard *shard, uint32_t region);
 uint64_t piece_oldest_ticket(const struct store *store);
 
 /* read.c, write.c, merge.c, zero.c: the stages of each kind */

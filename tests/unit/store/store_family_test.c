@@ -101,6 +101,36 @@ static void base_that_is_written_on_does_not_show_in_the_clone(void **state)
     end(&f, &family);
 }
 
+static void reads_that_waited_go_to_the_base_together(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct family family;
+    start(&f, &family, 3);
+    struct family_volume *parent = family_volume(&family, 0);
+    family_write(&family, parent, 1, 0, 16); /* nothing in the second chunk */
+    family_snapshot(&family, parent);
+    struct family_volume *clone = family_clone(&family, parent, 1);
+    f.shard = clone->shard;
+    f.generation = 1;
+    struct fixture_io *trim = fixture_submit(&f, STORE_ZERO, MIB, MIB, NULL);
+    struct fixture_io *reads[4], *write;
+    for (uint32_t i = 0; i < 4; i++)
+        reads[i] = fixture_submit(&f, STORE_READ, MIB + i * STORE_BLOCK_BYTES, 2 * STORE_BLOCK_BYTES, NULL);
+    uint8_t data[STORE_BLOCK_BYTES] = {0};
+    write = fixture_submit(&f, STORE_WRITE, MIB + STORE_BLOCK_BYTES, sizeof(data), data); /* behind them */
+    assert_int_equal(fixture_end(trim), 0);
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_true(fixture_wait(&f, &reads[i]->done));
+        for (uint32_t b = 0; b < 2 * STORE_BLOCK_BYTES; b++)
+            assert_int_equal(reads[i]->io.buf->data[b], 0);
+        assert_int_equal(fixture_end(reads[i]), 0);
+    }
+    assert_int_equal(fixture_end(write), 0);
+    family_zero(&family, clone, 1, 256 + 1, 1); /* as the model has it */
+    end(&f, &family);
+}
+
 static void deletion_in_any_order_frees_what_nobody_references(void **state)
 {
     (void)state;
@@ -414,6 +444,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(clone_costs_nothing_until_it_is_written),
         cmocka_unit_test(base_that_is_written_on_does_not_show_in_the_clone),
+        cmocka_unit_test(reads_that_waited_go_to_the_base_together),
         cmocka_unit_test(deletion_in_any_order_frees_what_nobody_references),
         cmocka_unit_test(family_goes_in_any_order),
         cmocka_unit_test(record_moves_when_nobody_needs_the_older_one),
