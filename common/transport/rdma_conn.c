@@ -275,6 +275,8 @@ void rdma_conn_destroy(struct rdma_conn *conn)
     if (conn->has_qp) {
         (void)rdma_disconnect(conn->id); /* fails where there is no connection yet, or the peer was first */
         destroy_windows(conn);
+        /* A provider drops what completed of a destroyed queue pair and was not polled: receive slots would be lost. */
+        rdma_poll(conn->device);
         (void)map_u64_remove(&conn->device->by_qp, conn->id->qp->qp_num);
         rdma_destroy_qp(conn->id);
         conn->has_qp = false;

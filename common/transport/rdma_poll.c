@@ -171,7 +171,7 @@ void rdma_poll(struct rdma_device *device)
     bool empty = drain(device);
     uint64_t spin_ns = (uint64_t)transport->config.spin_us * 1000u;
     assert(transport->env != NULL);
-    if (transport->closing && transport->conn_count == 0)
+    if (device->channel_cancelled) /* nothing may be left that calls for it once it is freed */
         return;
     if (!empty || (spin_ns > 0 && env_now_ns(transport->env) - device->active_ns < spin_ns)) {
         env_timer_start(transport->env, &device->spin_timer, 0, spin);
