@@ -189,7 +189,7 @@ struct replica {
     uint64_t writes_done;                  /* numbered writes that ended */
     uint32_t ctx_count;                    /* contexts that name this replica, waiting for answers ones too */
     uint32_t drive_writes;                 /* accepted writes whose store write has not completed */
-    uint32_t digests;                      /* of a primary that syncs us, in flight */
+    uint32_t digests;                      /* and other questions about records, with the store */
     struct list_node ops;                  /* op_ctx */
     struct list_node sent;                 /* op_ctx by sent_link */
     struct list_node locks;

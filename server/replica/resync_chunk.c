@@ -48,6 +48,23 @@ static void chunk_free_if_quiet(struct sync_chunk *c)
     sync_free_if_quiet(s);
 }
 
+/* The shard stays open until the own store answered, also when the sync ends meanwhile. */
+static void both_begin(struct sync_chunk *c)
+{
+    chunk_assert(c);
+    assert(!c->local_busy && !c->remote_busy);
+    c->local_busy = c->remote_busy = true;
+    c->sync->replica->digests++;
+}
+
+static void local_ended(struct sync_chunk *c)
+{
+    chunk_assert(c);
+    assert(c->local_busy && c->sync->replica->digests > 0);
+    c->local_busy = false;
+    c->sync->replica->digests--;
+}
+
 /* The context is aborted (new epoch, sync stopped), or a run of it is on the member. */
 static void chunk_next(struct sync_chunk *c);
 static void compare_next(struct sync_chunk *c);
@@ -227,7 +244,7 @@ static void local_digest_done(struct store_digest *req, int rc)
 {
     assert(rc <= 0);
     struct sync_chunk *c = req->owner;
-    c->local_busy = false;
+    local_ended(c);
     if (rc != 0)
         c->rc = rc;
     digests_in(c);
@@ -259,7 +276,7 @@ static void compare_next(struct sync_chunk *c)
     }
     ctx->state = CTX_PREPARING;
     ctx->generation = c->generations[c->generation_at];
-    c->local_busy = c->remote_busy = true;
+    both_begin(c);
     c->local = (struct store_digest){.shard = rep->shard,
                                      .chunk = c->chunk,
                                      .generation = ctx->generation,
@@ -328,7 +345,7 @@ static void local_records_done(struct store_chunk_generations *req, int rc)
 {
     assert(rc <= 0);
     struct sync_chunk *c = req->owner;
-    c->local_busy = false;
+    local_ended(c);
     if (rc != 0)
         c->rc = rc;
     records_in(c);
@@ -352,7 +369,7 @@ static void ask_records(struct sync_chunk *c)
 {
     chunk_assert(c);
     struct replica *rep = c->sync->replica;
-    c->local_busy = c->remote_busy = true;
+    both_begin(c);
     c->records.shard = rep->shard;
     c->records.chunk = c->chunk;
     c->records.max = STORE_LIVE_MAX;
