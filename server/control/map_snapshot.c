@@ -312,6 +312,21 @@ static void get_snaps(struct map_reader *r, const struct map *map, struct map_vo
         r->bad = true;
 }
 
+/* Entries count unsealed down: it must be what its shards say. */
+static bool seals_sound(const struct map_volume *v)
+{
+    const struct map_snap *opening = map_snap_opening(v);
+    uint32_t unsealed = 0;
+    assert(v->shard_count > 0);
+    for (uint32_t i = 0; i < v->shard_count; i++) {
+        if (v->shards[i].sealed >= v->generation)
+            return false;
+        if (opening && v->shards[i].sealed < opening->generation)
+            unsealed++;
+    }
+    return v->unsealed == unsealed;
+}
+
 static bool volume_sound(const struct map *map, const struct map_volume *v)
 {
     assert(map != NULL);
@@ -373,6 +388,8 @@ static void get_volume(struct map_reader *r, struct map *map, uint64_t format)
     map_volume_box(v)->shards_changed = map->version;
     for (uint32_t i = 0; i < shards && !r->bad; i++)
         get_shard(r, map, format, &v->shards[i]);
+    if (!r->bad && !seals_sound(v))
+        r->bad = true;
 }
 
 static void get_requests(struct map_reader *r, struct map *map)

@@ -56,7 +56,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *copy = malloc(size);
     assert(copy != NULL);
     memcpy(copy, data, size);
-    memcpy(copy, "ASHM\1\0\0\0", 8);
+    memcpy(copy, data[4] == 1 ? "ASHM\1\0\0\0" : "ASHM\2\0\0\0", 8); /* both formats */
     uint32_t crc = crc32c(copy, size - 4);
     for (int i = 0; i < 4; i++)
         copy[size - 4 + (size_t)i] = (uint8_t)(crc >> (8 * i));

@@ -322,9 +322,43 @@ static void the_most_snapshots_fit_and_survive_a_restore(void **state)
     map_fixture_close(&f);
 }
 
+/* Goal: a hostile map snapshot whose count of unsealed shards is not what its shards say would end the process at the next seal. */
+static void a_wrong_count_of_seals_is_refused(void **state)
+{
+    (void)state;
+    struct map_fixture f;
+    init(&f, 3);
+    uint64_t v = map_fixture_volume(&f, "v", 2, 3, 2, 1);
+    assert_int_equal(open_snap(&f, &v, 1, "s"), 0);
+    struct map_volume *volume = (struct map_volume *)(uintptr_t)map_volume_by_id(f.map, v);
+    assert_int_equal(volume->unsealed, 2);
+    struct map *other = map_create();
+    for (uint32_t unsealed = 0; unsealed <= 2; unsealed++) {
+        void *bytes;
+        size_t len;
+        volume->unsealed = unsealed;
+        assert_int_equal(map_snapshot(f.map, &bytes, &len), 0);
+        assert_int_equal(map_restore(other, bytes, len), unsealed == 2 ? 0 : -EBADMSG);
+        free(bytes);
+    }
+    uint32_t sealed = volume->shards[0].sealed;
+    void *bytes;
+    size_t len;
+    volume->shards[0].sealed = volume->generation;
+    volume->unsealed = 1;
+    assert_int_equal(map_snapshot(f.map, &bytes, &len), 0);
+    assert_int_equal(map_restore(other, bytes, len), -EBADMSG);
+    free(bytes);
+    volume->shards[0].sealed = sealed;
+    volume->unsealed = 2;
+    map_destroy(other);
+    map_fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_wrong_count_of_seals_is_refused),
         cmocka_unit_test(a_snapshot_is_complete_when_every_shard_is_sealed),
         cmocka_unit_test(a_group_is_complete_or_given_up_as_a_whole),
         cmocka_unit_test(deletion_keeps_what_clones_read),
