@@ -8,7 +8,7 @@
  * - actions: crash WHO MS, power WHO MS (back after MS), pause WHO MS, stop WHO, cut WHO WHO MS, isolate WHO MS, deaf WHO MS (isolated, but not
  *   from the control plane), reset WHO WHO, slowlink WHO WHO EXTRA_MS MS, slowdrive WHO EXTRA_MS MS, hang WHO MS, eio WHO N, drop WHO N,
  *   rot WHO N, clock WHO MS, failover, guestcrash, quiet (the guest begins nothing more), move WHO (the primary role), keep WHO / lose WHO (what power loss does to the unflushed), end (of all that lasts).
- * Failure: an action or a name that is not understood is a failure of the run.
+ * Failure: an action or a name that is not understood is a failure of the run, and so is a step that was not reached before faults end.
  */
 #include <assert.h>
 #include <inttypes.h>
@@ -263,7 +263,8 @@ void faults_script_line(const char *line, int node)
 {
     for (uint32_t i = 0; listening && i < listening->count; i++) {
         struct armed *a = &listening->steps[i];
-        if (a->done || !a->step->text[0] || !strstr(line, a->step->text) || ++a->seen < a->step->count)
+        if (a->done || a->faults->stopped || !a->step->text[0] || !strstr(line, a->step->text) ||
+            ++a->seen < a->step->count)
             continue;
         a->done = true;
         a->self = node;
@@ -295,16 +296,27 @@ void faults_script_start(struct faults *f)
     listening = f->script;
 }
 
-/* A step that never came is no test of anything. */
+/* A step that never came is no test of anything: the run fails by it, with a verdict of its own (it is not the code that failed). */
+uint32_t faults_unreached(struct faults *f)
+{
+    uint32_t unreached = 0;
+    assert(f->stopped);
+    for (uint32_t i = 0; f->script && i < f->script->count; i++) {
+        const struct armed *a = &f->script->steps[i];
+        if (a->done)
+            continue;
+        unreached++;
+        fprintf(stderr, "UNREACHED: the step '%s %s' at %" PRIu64 " ms or on \"%s\"\n", a->step->action,
+                a->step->args[0], a->step->at_ms, a->step->text);
+    }
+    return unreached;
+}
+
 void faults_script_end(struct faults *f)
 {
     listening = NULL;
-    for (uint32_t i = 0; f->script && i < f->script->count; i++) {
+    for (uint32_t i = 0; f->script && i < f->script->count; i++)
         world_cancel(f->sim->world, &f->script->steps[i].event);
-        if (!f->script->steps[i].done)
-            fprintf(stderr, "the step '%s' on \"%s\" was never reached\n", f->script->steps[i].step->action,
-                    f->script->steps[i].step->text);
-    }
     free(f->script);
     f->script = NULL;
 }

@@ -228,7 +228,7 @@ int sim_run(uint64_t seed, const char *scenario_path, bool trace, double *ret_vi
     sim->faults = faults_create(sim);
     world_run(sim->world, ENV_MS(sim->scenario.safety_ms));
     liveness(sim);
-    bool failed = sim->failures > 0;
+    bool failed = sim->failures > 0, unreached = faults_unreached(sim->faults) > 0;
     uint64_t ops = 0;
     for (uint32_t i = 0; i < sim->guest_count; i++)
         ops += guest_ops(sim->guests[i]);
@@ -238,10 +238,11 @@ int sim_run(uint64_t seed, const char *scenario_path, bool trace, double *ret_vi
     failed = sim->failures > 0;
     *ret_virtual_seconds = (double)world_now_ns(sim->world) / 1e9;
     printf("seed %" PRIu64 " %s: %.1f virtual seconds, %" PRIu64 " operations, hash %016" PRIx64 "%s%s\n", seed,
-           failed ? "FAILED" : "ok", *ret_virtual_seconds, ops, world_trace_hash(sim->world), failed ? ": " : "",
-           sim->first_failure);
+           failed || unreached ? "FAILED" : "ok", *ret_virtual_seconds, ops, world_trace_hash(sim->world),
+           failed || unreached ? ": " : "",
+           failed || !unreached ? sim->first_failure : "steps placed by hand were never reached");
     running = NULL;
     free_all(sim);
     free(sim);
-    return failed ? 1 : 0;
+    return failed ? 1 : unreached ? SIM_UNREACHED : 0;
 }

@@ -59,7 +59,8 @@ void guest_print(const struct guest *client);
 
 /* faults.c */
 struct faults *faults_create(struct sim *sim);
-void faults_stop(struct faults *faults); /* ends all that lasts, starts every node */
+void faults_stop(struct faults *faults);          /* ends all that lasts, starts every node */
+uint32_t faults_unreached(struct faults *faults); /* steps by hand that never came; after faults_stop */
 void faults_destroy(struct faults *faults);
 void faults_script_line(const char *line, int node); /* what was logged may be what a step waits for */
 void faults_print(const struct faults *faults);
@@ -72,6 +73,7 @@ void converge_compare(struct sim *sim); /* I9: bytes and checksums of all member
 
 /* sim.c */
 void sim_report_abort(void); /* from a signal handler, best effort: what every node did last */
+#define SIM_UNREACHED 3      /* sim_run: all went well, but steps placed by hand never came */
 int sim_run(uint64_t seed, const char *scenario_path, bool trace, double *ret_virtual_seconds);
 
 #endif

@@ -2,7 +2,7 @@
 /* sim_main: one seed in this process: sim_main SCENARIO SEED [trace]. tests/sim/run calls it.
  *
  * - prints the seed first, one line of result last, and on a failure what every node did last.
- * Failure: exit code 1; 2 for a scenario that is not understood; an abort of the shipped code reports before it dies.
+ * Failure: exit code 1; 2 for a scenario that is not understood; 3 if all went well, but not all of its steps came; an abort of the shipped code reports before it dies.
  */
 #include <malloc.h>
 #include <signal.h>
