@@ -20,6 +20,7 @@
 
 #define SNAP_PATIENCE_NS ENV_MS(8000)  /* less than a relayed request waits */
 #define GROUP_PATIENCE_NS ENV_MS(2000) /* answers to writes may wait for it (server/gateway/snap.c) */
+#define ABORT_PATIENCE_NS ENV_MS(1000) /* for the entry that gives it up to be applied */
 
 /* ---- arguments ---- */
 
@@ -197,6 +198,8 @@ struct control_snap_wait {
     char name[MAP_NAME_MAX];
     control_admin_cb cb;
     void *arg;
+    bool given_up;                     /* asked for; a seal may still come first */
+    char sentence[ADMIN_SENTENCE_MAX]; /* why */
 };
 
 struct group_look {
@@ -263,15 +266,22 @@ static bool wait_check(struct control *c, struct control_snap_wait *wait)
         return true;
     }
     if (!look.opening) {
-        wait_end(c, wait, -ECANCELED, "the snapshot was given up: not every shard of the volumes is served");
+        if (wait->given_up)
+            wait_end(c, wait, -ETIMEDOUT, wait->sentence);
+        else
+            wait_end(c, wait, -ECANCELED, "the snapshot was given up: not every shard of the volumes is served");
         return true;
     }
-    if (control_now(c) - wait->started_ns < (look.count > 1 ? GROUP_PATIENCE_NS : SNAP_PATIENCE_NS))
+    uint64_t waited_ns = control_now(c) - wait->started_ns;
+    uint64_t patience_ns = look.count > 1 ? GROUP_PATIENCE_NS : SNAP_PATIENCE_NS;
+    if (waited_ns >= patience_ns && !wait->given_up) {
+        explain_unsealed(look.opening, wait->sentence);
+        wait->given_up = true;
+        control_snap_abort(c, look.opening); /* the answer waits for what the map makes of it */
+    }
+    if (waited_ns < patience_ns + ABORT_PATIENCE_NS)
         return false;
-    char sentence[ADMIN_SENTENCE_MAX];
-    explain_unsealed(look.opening, sentence);
-    control_snap_abort(c, look.opening);
-    wait_end(c, wait, -ETIMEDOUT, sentence);
+    wait_end(c, wait, -EINPROGRESS, "not given up yet: look with snapshot ls whether the snapshot was made");
     return true;
 }
 
