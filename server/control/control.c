@@ -29,6 +29,19 @@ uint64_t control_now(struct control *c)
     return env_now_ns(c->env);
 }
 
+uint64_t control_lived(const struct control *c)
+{
+    uint64_t gap = env_now_ns(c->env) - c->ticked_ns, step = control_lived_step(c);
+    assert(c->started);
+    return c->lived_ns + (gap < step ? gap : step);
+}
+
+uint64_t control_lived_step(const struct control *c)
+{
+    assert(c->config.heartbeat_ns >= 2);
+    return c->config.heartbeat_ns / 2; /* two ticks */
+}
+
 uint64_t control_id(struct control *c)
 {
     assert(c != NULL);
@@ -143,6 +156,7 @@ int control_start(struct control *c)
         return rc;
     c->started = true;
     c->alive_ns = control_now(c);
+    c->ticked_ns = c->lived_ns = c->alive_ns;
     c->heartbeat_after_ns = c->alive_ns;
     env_timer_start(c->env, &c->tick_timer, 1, control_tick);
     control_wake(c);
@@ -174,8 +188,9 @@ static void control_tick(struct env_timer *timer)
         return;
     env_timer_start(c->env, &c->tick_timer, c->config.heartbeat_ns / 4, control_tick);
     uint64_t now = control_now(c);
-    if (c->ticked_ns != 0 && now - c->ticked_ns > CONTROL_SLEPT_BEATS * c->config.heartbeat_ns)
+    if (now - c->ticked_ns > CONTROL_SLEPT_BEATS * c->config.heartbeat_ns)
         control_liveness_slept(c);
+    c->lived_ns = control_lived(c);
     c->ticked_ns = now;
     control_liveness_role(c);
     control_node_tick(c);

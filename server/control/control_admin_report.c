@@ -76,7 +76,7 @@ static void add_watch(struct control *c, json_t *item, const struct map_node *no
 {
     assert(c != NULL);
     const struct control_watch *w = control_watch_get(c, node->id);
-    uint64_t now = control_now(c);
+    uint64_t now = control_lived(c);
     if (!w)
         return;
     assert(w->node == node->id);

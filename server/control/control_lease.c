@@ -5,7 +5,7 @@
  *   deposed leader reaches no quorum in its term, so it renews nothing
  * - a quorum contact is a round of PINGs to the voters' cores: a voter that says "my newest term is T" had voted for nobody
  *   else by then; a majority of them means that no newer leader existed when the round began
- * - the leader remembers until when the lease can last, by its own clock, with drift: arrival + lease
+ * - the leader remembers until when the lease can last, by the time it lives through (control_lived), with drift: arrival + lease
  *
  * Failure: without a majority nobody gets an answer, leases run out, and primaries stop reading by themselves.
  */
@@ -100,7 +100,7 @@ static void round_begin(struct control *c)
     assert(!c->round.running);
     c->round.running = true;
     c->round.number++;
-    c->round.started_ns = control_now(c);
+    c->round.started_ns = control_lived(c);
     c->round.answers = 0;
     for (uint32_t i = 0; i < c->config.voter_count; i++) {
         if (c->config.voters[i].node == c->config.node)
@@ -194,7 +194,7 @@ void control_lease_heartbeat(struct control *c, uint64_t conn, const struct wire
         return;
     }
     w->incarnation = w->applied_incarnation = header->src_incarnation;
-    w->heard_ns = w->arrived_ns = control_now(c);
+    w->heard_ns = w->arrived_ns = control_lived(c);
     w->io_age_ns = header->aux;
     if (header->aux2 > w->applied)
         w->blocks_since_ns = 0;

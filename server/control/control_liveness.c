@@ -23,7 +23,7 @@ uint64_t control_lease_bound(const struct control *c, uint64_t from_ns)
     assert(c != NULL);
     uint64_t drift = c->config.lease_ns / 1000000 * c->config.drift_ppm;
     assert(c->config.lease_ns + 2 * drift <= c->config.node_timeout_ns);
-    return from_ns + c->config.lease_ns + drift;
+    return from_ns + c->config.lease_ns + drift + control_lived_step(c); /* of a jump, one step may count */
 }
 
 struct control_watch *control_watch_get(struct control *c, uint32_t node)
@@ -46,7 +46,7 @@ struct control_watch *control_watch_get(struct control *c, uint32_t node)
     }
     memset(w, 0, sizeof *w);
     w->node = node;
-    w->heard_ns = control_now(c);
+    w->heard_ns = control_lived(c);
     w->lease_until_ns = control_lease_bound(c, c->elected_ns);
     assert(w->node != 0);
     return w;
@@ -60,8 +60,8 @@ static void lead(struct control *c)
     struct control_log *log = c->config.log;
     c->leading = true;
     c->term = log->ops->term(log);
-    c->elected_ns = control_now(c);
-    c->node_change_ns = c->elected_ns;
+    c->elected_ns = control_lived(c);
+    c->node_change_ns = control_now(c);
     c->liveness_version = 0;
     c->duties_version = 0;
     c->headless_since_ns = 0;
@@ -124,16 +124,16 @@ void control_liveness_close(struct control *c)
     assert(c->watch_count <= MAP_NODES_MAX);
 }
 
-/* Judging now would take everybody for dead whose frames wait to be read, and our own data thread for hung. Leases are not
- * touched: their ends were fixed when they were given. */
+/* Judging now would take everybody for dead whose frames wait to be read, and our own data thread for hung. Leases need no care:
+ * what this core did not live through does not count towards their ends. */
 void control_liveness_slept(struct control *c)
 {
-    uint64_t now = control_now(c);
+    uint64_t now = control_now(c), lived = control_lived(c);
     assert(c->started);
     log_warn("this thread stood still for %llu ms", (unsigned long long)(now - c->ticked_ns) / 1000000);
     c->alive_ns = now;
     for (uint32_t i = 0; i < c->watch_count; i++)
-        c->watches[i].heard_ns = now;
+        c->watches[i].heard_ns = lived;
 }
 
 /* ---- the map's view of nodes ---- */
@@ -147,13 +147,13 @@ static void watch_node(void *arg, const struct map_node *node)
     bool usable = node->up && !node->store_failed;
     if (w->incarnation != node->incarnation) { /* registered anew */
         w->incarnation = node->incarnation;
-        w->heard_ns = control_now(c);
+        w->heard_ns = control_lived(c);
         w->io_age_ns = 0;
         w->waiting = false;
         w->cut_off = false;
         w->blocks_since_ns = 0;
         memset(w->accused, 0, sizeof w->accused);
-        c->node_change_ns = w->heard_ns;
+        c->node_change_ns = control_now(c);
     }
     if (!usable && w->down_since_ns == 0) {
         w->down_since_ns = control_now(c);
@@ -194,7 +194,7 @@ static bool silent(const struct control *c, const struct control_watch *w, uint6
 {
     assert(now >= w->heard_ns);
     assert(w->heard_ns >= c->elected_ns || !c->leading);
-    return now - w->heard_ns >= c->config.node_timeout_ns;
+    return now - w->heard_ns >= c->config.node_timeout_ns && now >= w->lease_until_ns;
 }
 
 /* R23: true while we give another one the chance to judge. */
@@ -232,9 +232,9 @@ static void probe_expire(struct control *c, struct control_watch *w, uint64_t no
 
 void control_liveness_tick(struct control *c)
 {
-    uint64_t now = control_now(c);
+    uint64_t now = control_lived(c);
     for (uint32_t i = 0; i < c->watch_count; i++)
-        probe_expire(c, &c->watches[i], now);
+        probe_expire(c, &c->watches[i], control_now(c));
     if (!c->leading || suspects_itself(c, now))
         return;
     for (uint32_t i = 0; i < c->watch_count; i++) {
@@ -258,7 +258,7 @@ bool control_liveness_withheld(const struct control *c, const struct control_wat
     if (w->io_age_ns > c->config.io_stall_ns || w->cut_off)
         return true; /* it is going to be declared down */
     /* A session waits for its data thread, which applies nothing: without a lease it need not be waited for (R19). */
-    return w->blocks_since_ns != 0 && env_now_ns(c->env) - w->blocks_since_ns > c->config.node_timeout_ns;
+    return w->blocks_since_ns != 0 && control_lived(c) - w->blocks_since_ns > c->config.node_timeout_ns;
 }
 
 /* R8: a primary may not go below min_replicas at its own word. If it can't reach two others that we hear well, it is the one that is
@@ -266,7 +266,7 @@ bool control_liveness_withheld(const struct control *c, const struct control_wat
 void control_liveness_accused(struct control *c, uint32_t reporter, uint32_t node, bool refused)
 {
     struct control_watch *w = c->leading ? control_watch_get(c, reporter) : NULL;
-    uint64_t now = control_now(c);
+    uint64_t now = control_lived(c);
     uint32_t others = 0, slot = 0;
     assert(reporter != 0);
     if (!w || node == reporter)

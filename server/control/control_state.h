@@ -90,7 +90,7 @@ struct control_probe { /* R10 */
     bool connected;
 };
 
-/* What the leader knows of a node. Times are of this leader's clock; they start anew with each election (R10). */
+/* What the leader knows of a node. Its times are of control_lived, but down_since_ns; they start anew with each election (R10). */
 struct control_watch {
     uint32_t node;
     uint64_t incarnation;    /* of the last heartbeat */
@@ -182,6 +182,7 @@ struct control {
     struct env_task turn_task;
     struct env_timer tick_timer;
     uint64_t ticked_ns; /* last tick */
+    uint64_t lived_ns;  /* then: control_lived */
     bool started, stopping, stopped, dead;
     void (*stop_cb)(void *arg);
     void *stop_arg;
@@ -258,6 +259,10 @@ struct control {
 void control_wake(struct control *c);
 void control_fail(struct control *c, int rc, const char *sentence);
 uint64_t control_now(struct control *c);
+/* The time that the leader judges others by (R10): this core's clock, of which a stretch without a tick counts as one step at most. What a
+ * machine slept through (its clock is set anew afterwards, to a second or so) or its host stepped over did not pass for the others' leases. */
+uint64_t control_lived(const struct control *c);
+uint64_t control_lived_step(const struct control *c);
 uint64_t control_id(struct control *c);
 void control_link_opened(struct control *c);
 void control_link_gone(struct control *c);

@@ -142,7 +142,7 @@ static void check_node(void *arg, const struct map_node *node)
 static bool granted(struct control *c, struct control_submission *s)
 {
     assert(c != NULL);
-    struct grant_check check = {.c = c, .s = s, .now = control_now(c), .ok = true};
+    struct grant_check check = {.c = c, .s = s, .now = control_lived(c), .ok = true};
     assert(s->result.rc == 0);
     const struct map_volume *volume = map_volume_by_id(c->map, s->volume);
     find_members(c, s);

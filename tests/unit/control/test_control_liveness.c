@@ -86,6 +86,57 @@ static void silence_takes_a_node_down_after_its_lease(void **state)
     }
 }
 
+/* Goal: what the leader's clock skips does not count (R10). Found by `standard` seed 870065929 of the simulator: the leader's clock
+ * went 490 ms ahead, less than what was taken for a sleep, and a node was declared down that still held its lease. Method: the
+ * leader's clock jumps by all lengths while a node is silent, or twice. */
+static void what_the_leader_did_not_live_through_ends_no_lease(void **state)
+{
+    (void)state;
+    static const uint64_t jumps_ms[] = {40, 90, 200, 490, 590, 610, 3000};
+    for (uint64_t seed = 1; seed <= 21; seed++) {
+        struct cluster k;
+        cluster_init(&k, seed, 5, 3);
+        k.judged = true;
+        await_leases(&k);
+        cluster_run_ms(&k, 37 * seed);
+        sim_net_isolate(k.net, 3, true); /* node 4 */
+        for (uint64_t n = 0; n <= seed % 2; n++) {
+            cluster_run_ms(&k, 11 * seed);
+            world_node_clock(k.world, 0, (int64_t)ENV_MS(jumps_ms[seed % 7]), 0);
+        }
+        uint64_t start = cluster_now_ms(&k);
+        cluster_await(&k, cluster_is_down, 4, 3000);
+        assert_true(cluster_now_ms(&k) - start <= 2200);
+        cluster_run_ms(&k, 50);
+        assert_true(k.judgements > 0);
+        cluster_close(&k);
+    }
+}
+
+/* The same for a session's grant, which waits for the lease of a node that can't be told (R19). */
+static void what_the_leader_did_not_live_through_grants_no_session(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 10; seed++) {
+        struct cluster k;
+        struct cluster_request request;
+        cluster_init(&k, seed, 5, 3);
+        (void)cluster_volume(&k, "v", 2, 3, 2, 4);
+        await_leases(&k);
+        cluster_run_ms(&k, 23 * seed);
+        sim_net_isolate(k.net, 3, true);
+        cluster_attach(&k, 2, "v", 7, 0, &request);
+        cluster_run_ms(&k, 100);
+        world_node_clock(k.world, 0, (int64_t)ENV_MS(seed % 2 ? 490 : 2500), 0);
+        for (int ms = 0; ms < 3000 && !request.done; ms++)
+            cluster_run_ms(&k, 1);
+        assert_int_equal(request.done, 1);
+        assert_false(cluster_has_lease(&k, 4));
+        assert_int_equal(request.rc, 0);
+        cluster_close(&k);
+    }
+}
+
 static void a_killed_process_is_down_at_once(void **state)
 {
     (void)state;
@@ -427,6 +478,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_node_registers_and_holds_a_lease),
         cmocka_unit_test(silence_takes_a_node_down_after_its_lease),
+        cmocka_unit_test(what_the_leader_did_not_live_through_ends_no_lease),
+        cmocka_unit_test(what_the_leader_did_not_live_through_grants_no_session),
         cmocka_unit_test(a_killed_process_is_down_at_once),
         cmocka_unit_test(a_hint_of_the_data_thread_is_probed),
         cmocka_unit_test(a_hung_data_thread_is_a_failed_node),
