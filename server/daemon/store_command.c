@@ -130,6 +130,10 @@ int store_command(int argc, char **argv)
 {
     assert(argc >= 0 && argv);
     log_init(LOG_WARN, NULL);
+    for (int i = 0; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0)
+            return printf("usage:\n%s", STORE_COMMAND_USAGE) > 0 && fflush(stdout) == 0 ? 0 : 1;
+    }
     if (argc > 0 && strcmp(argv[0], "format") == 0)
         return format(argc - 1, argv + 1);
     if (argc > 0 && strcmp(argv[0], "check") == 0)

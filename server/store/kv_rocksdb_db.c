@@ -68,23 +68,25 @@ void kv_db_group_add(struct kv_db *self, const struct kv_batch *batch)
 int kv_db_group_write(struct kv_db *self)
 {
     char *error = NULL;
-    assert(!self->read_only);
+    assert(!self->read_only && !self->failed);
     if (rocksdb_writebatch_count(self->group) == 0)
         return 0;
     self->unsynced = true;
     rocksdb_write(self->db, self->write_options, self->group, &error);
     rocksdb_writebatch_clear(self->group);
+    self->failed = error != NULL;
     return error ? kv_db_error("write", error) : 0;
 }
 
 int kv_db_sync(struct kv_db *self)
 {
     char *error = NULL;
-    assert(!self->read_only);
+    assert(!self->read_only && !self->failed);
     assert(rocksdb_writebatch_count(self->group) == 0);
     if (!self->unsynced)
         return 0;
     rocksdb_flush_wal(self->db, /* sync= */ 1, &error);
+    self->failed = error != NULL;
     if (error)
         return kv_db_error("WAL sync", error);
     self->unsynced = false;

@@ -25,6 +25,7 @@ struct kv_db {
     rocksdb_cache_t *cache;
     bool read_only;
     bool unsynced; /* something was written since the last sync */
+    bool failed;   /* a write or a sync did: nothing is written any more, and the database is never closed */
     int lock_fd;   /* of the directory; 0: none */
 };
 

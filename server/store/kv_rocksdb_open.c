@@ -20,10 +20,13 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "common/log.h"
@@ -33,6 +36,8 @@
 #define WRITE_BUFFER_BYTES (16u << 20)
 #define WRITE_BUFFERS 4
 #define RATE_BYTES_PER_S (64 << 20)
+#define SPACE_BYTES_MIN \
+    (2 * (uint64_t)WRITE_BUFFER_BYTES) /* free, to open: what recovery writes as tables, and a new log */
 #define CACHE_BYTES_MIN (4u << 20)
 #define OPEN_FILES_MAX 256
 #define BOOT_ID_MAX 64
@@ -60,6 +65,21 @@ static int lock_directory(struct kv_db *self, const char *path)
     assert(fd > 0);
     self->lock_fd = fd;
     return 0;
+}
+
+/* RocksDB ends the process, by an assertion, where it finds no space while it opens. */
+static int check_space(const struct kv_db *self, const char *path)
+{
+    struct statvfs fs;
+    assert(self->lock_fd > 0);
+    if (fstatvfs(self->lock_fd, &fs) < 0)
+        return -errno;
+    uint64_t bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (bytes >= SPACE_BYTES_MIN)
+        return 0;
+    log_error("%s: the file system has %" PRIu64 " MiB free, %" PRIu64 " are needed to start: make room error=\"%s\"",
+              path, bytes >> 20, SPACE_BYTES_MIN >> 20, strerror(ENOSPC));
+    return -ENOSPC;
 }
 
 static bool read_boot_id(int dir_fd, const char *path, char ret_id[BOOT_ID_MAX])
@@ -230,6 +250,8 @@ int kv_db_open(struct kv_db *self, const struct kv_rocksdb_config *config)
     if (rc < 0)
         return rc;
     rc = lock_directory(self, config->path);
+    if (rc == 0 && !config->read_only)
+        rc = check_space(self, config->path);
     if (rc < 0)
         goto err_after_check;
     bool same_boot = is_same_boot(self);
@@ -258,9 +280,31 @@ err_after_check:
     return rc;
 }
 
+/* RocksDB ends the process (WritableFileWriter, by an assertion) when it closes a log whose write failed. So such a database
+ * stays open until the process ends, which the failure has made a matter of time; what was not written is gone either way. */
+static void abandon(struct kv_db *self)
+{
+    static struct abandoned {
+        struct abandoned *next;
+        rocksdb_t *db;
+        rocksdb_column_family_handle_t *family;
+        rocksdb_cache_t *cache;
+    } * all; /* by the threads that close: at most one store closes at a time in a process */
+    struct abandoned *one = malloc(sizeof(*one));
+    assert(one && self->failed);
+    *one = (struct abandoned){all, self->db, self->family, self->cache};
+    all = one;
+    self->db = NULL;
+    self->family = NULL;
+    self->cache = NULL;
+    self->lock_fd = 0; /* nobody else may open it meanwhile */
+}
+
 void kv_db_close(struct kv_db *self)
 {
     assert(self);
+    if (self->failed)
+        abandon(self);
     if (self->group)
         rocksdb_writebatch_destroy(self->group);
     if (self->write_options)

@@ -11,10 +11,12 @@ DRIVE_BYTES = 512 << 20
 FAULTS = ("read", "write", "flush", "hang")
 
 
-def reformat(cluster, number, device, size=None):
-    """Gives a node that does not run an empty store on another drive."""
+def reformat(cluster, number, device, size=None, mount=None):
+    """Gives a node that does not run an empty store on another drive; mount() puts a file system at its directory first."""
     node = cluster.nodes[number]
     shutil.rmtree(node.store)
+    if mount:
+        mount()
     argv = [fixtures.program("ashlard"), "store", "format", node.store, "--device", device, "--node", str(number), "--cluster",
             cluster.local.state["cluster"], "--force", *(["--size", str(size)] if size else [])]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=fixtures.DEADLINE_S, check=False)
