@@ -48,20 +48,22 @@ void unit_list_close(struct unit_list *list)
 struct chunk *chunk_get(struct store_shard *shard, uint32_t index)
 {
     assert(index < STORE_SHARD_CHUNKS);
-    return shard->chunks[index];
+    const struct region *region = shard->regions[index / REGION_CHUNKS];
+    return region ? region->chunks[index % REGION_CHUNKS] : NULL;
 }
 
 struct chunk *chunk_obtain(struct store_shard *shard, uint32_t index, uint32_t generation)
 {
     assert(index < STORE_SHARD_CHUNKS);
-    if (shard->chunks[index])
-        return shard->chunks[index];
+    struct chunk **slot = &region_obtain(shard, index / REGION_CHUNKS)->chunks[index % REGION_CHUNKS];
+    if (*slot)
+        return *slot;
     struct chunk *chunk = store_malloc(sizeof(*chunk));
     memset(chunk->own, 0xff, sizeof(chunk->own));
     chunk->shard = shard;
     chunk->index = (uint16_t)index;
     chunk->generation = generation;
-    shard->chunks[index] = chunk;
+    *slot = chunk;
     shard->store->stats.chunks++;
     assert(chunk_empty(chunk));
     return chunk;
@@ -120,11 +122,12 @@ void chunk_clear(struct chunk *chunk)
 
 void chunk_destroy(struct chunk *chunk)
 {
-    assert(chunk->shard->chunks[chunk->index] == chunk);
+    struct chunk **slot = &chunk->shard->regions[chunk->index / REGION_CHUNKS]->chunks[chunk->index % REGION_CHUNKS];
+    assert(*slot == chunk);
     chunk_clear(chunk);
     assert(chunk->shard->store->stats.chunks > 0);
     chunk->shard->store->stats.chunks--;
-    chunk->shard->chunks[chunk->index] = NULL;
+    *slot = NULL;
     free(chunk);
 }
 

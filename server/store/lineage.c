@@ -62,8 +62,9 @@ void lineage_close(struct store *store)
 static bool beyond(const struct store_shard *shard, uint32_t newest_live)
 {
     assert(shard->open);
-    for (uint32_t i = 0; i < STORE_SHARD_CHUNKS; i++)
-        if (shard->chunks[i] && shard->chunks[i]->generation > newest_live)
+    const struct chunk *chunk;
+    for (uint32_t at = 0; (chunk = shard_next_chunk(shard, &at));)
+        if (chunk->generation > newest_live)
             return true;
     return false;
 }
@@ -71,8 +72,9 @@ static bool beyond(const struct store_shard *shard, uint32_t newest_live)
 static bool any_base(const struct store_shard *shard)
 {
     assert(shard->open);
-    for (uint32_t i = 0; i < STORE_SHARD_CHUNKS; i++)
-        if (shard->chunks[i] && shard->chunks[i]->base)
+    const struct chunk *chunk;
+    for (uint32_t at = 0; (chunk = shard_next_chunk(shard, &at));)
+        if (chunk->base)
             return true;
     return false;
 }
@@ -191,8 +193,9 @@ void lineage_clear_base(struct store_shard *shard)
 static bool has_content(const struct store_shard *shard)
 {
     assert(shard->open);
-    for (uint32_t i = 0; i < STORE_SHARD_CHUNKS; i++)
-        if (shard->chunks[i] && !shard->chunks[i]->bare)
+    const struct chunk *chunk;
+    for (uint32_t at = 0; (chunk = shard_next_chunk(shard, &at));)
+        if (!chunk->bare)
             return true;
     return false;
 }
@@ -213,8 +216,10 @@ int store_shard_set_base(struct store_shard *shard, const struct store_base *bas
     for (const struct store_shard *at = parent; at->base_shard; at = at->base_shard)
         if (at == shard || ++depth > STORE_BASE_DEPTH_MAX)
             return -ELOOP;
-    for (uint32_t i = 0; i < STORE_SHARD_CHUNKS; i++) /* bare ones: from now on they mean the base's content */
-        assert(!shard->chunks[i] || chunk_empty(shard->chunks[i]));
+    const struct chunk *chunk;
+    for (uint32_t at = 0;
+         (chunk = shard_next_chunk(shard, &at));) /* bare ones: from now on they mean the base's content */
+        assert(chunk_empty(chunk));
     shard->has_base = true;
     shard->base = *base;
     shard->origin = parent->origin;

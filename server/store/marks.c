@@ -16,23 +16,29 @@
 #define STREAM_AHEAD_MAX 32u /* regions marked before a stream: half a gigabyte more to compare after a crash */
 #define STREAM_AHEAD_NS ENV_MS(2000)
 
+static struct mark *mark_of(const struct store_shard *shard, uint32_t region)
+{
+    assert(region < SHARD_REGIONS);
+    return shard->regions[region] ? shard->regions[region]->mark : NULL;
+}
+
 struct mark *mark_find(const struct store_shard *shard, uint32_t chunk)
 {
     assert(chunk < STORE_SHARD_CHUNKS);
-    return shard->marks[chunk / REGION_CHUNKS];
+    return mark_of(shard, chunk / REGION_CHUNKS);
 }
 
 struct mark *mark_create(struct store_shard *shard, uint32_t region)
 {
     assert(region < SHARD_REGIONS);
-    assert(!shard->marks[region]);
+    assert(!mark_of(shard, region));
     struct mark *mark = store_malloc(sizeof(*mark));
     mark->shard = shard;
     mark->region = (uint16_t)region;
     list_head_init(&mark->waiters);
     list_push_back(&shard->store->marks, &mark->lru);
     shard->store->mark_count++;
-    shard->marks[region] = mark;
+    region_obtain(shard, region)->mark = mark;
     return mark;
 }
 
@@ -44,7 +50,7 @@ void mark_destroy(struct mark *mark)
     list_remove(&mark->lru);
     assert(mark->shard->store->mark_count > 0);
     mark->shard->store->mark_count--;
-    mark->shard->marks[mark->region] = NULL;
+    mark->shard->regions[mark->region]->mark = NULL;
     free(mark);
 }
 
@@ -194,7 +200,7 @@ static void mark_ahead(struct store_shard *shard, uint32_t first, uint32_t last,
     struct store *store = shard->store;
     assert(first > 0 && first <= last);
     for (uint32_t region = first; region <= last && region * (uint64_t)STORE_REGION_BYTES < shard->bytes; region++) {
-        if (shard->marks[region])
+        if (mark_of(shard, region))
             continue;
         if (store->mark_count >= store->config.active_set_max)
             return;
@@ -236,12 +242,12 @@ void mark_stream(struct store_shard *shard, const struct store_io *io)
     if (shard->stream_run >= 2 && region == shard->stream_region) {
         uint32_t ahead = stream_ahead(shard->stream_run, shard->stream_region_ns);
         uint32_t middle = region + (ahead + 1) / 2;
-        if (middle < SHARD_REGIONS && !shard->marks[middle])
+        if (middle < SHARD_REGIONS && !mark_of(shard, middle))
             mark_ahead(shard, region + 1, region + ahead, io->epoch, env_now_ns(shard->store->env));
         return;
     }
     if (shard->stream_length >= 4 && io->offset % STORE_REGION_BYTES >= STORE_REGION_BYTES / 2 &&
-        region + 1 < SHARD_REGIONS && !shard->marks[region + 1])
+        region + 1 < SHARD_REGIONS && !mark_of(shard, region + 1))
         mark_ahead(shard, region + 1, region + 1, io->epoch, env_now_ns(shard->store->env));
 }
 
@@ -250,7 +256,7 @@ void store_restamp(struct store_restamp *req)
     assert(req->shard && req->cb);
     struct store_shard *shard = req->shard;
     for (uint32_t region = 0; region < SHARD_REGIONS; region++) {
-        struct mark *mark = shard->marks[region];
+        struct mark *mark = mark_of(shard, region);
         if (!mark)
             continue;
         if (mark->cleaning) /* content known in the old epoch; marked again after that batch */
@@ -289,9 +295,11 @@ void store_epoch_committed(struct store_shard *shard, uint64_t epoch)
 bool store_shard_suspect(const struct store_shard *shard)
 {
     assert(shard->store);
-    for (uint32_t region = 0; region < SHARD_REGIONS; region++)
-        if (shard->marks[region] && shard->marks[region]->suspect)
+    for (uint32_t region = 0; region < SHARD_REGIONS; region++) {
+        const struct mark *mark = mark_of(shard, region);
+        if (mark && mark->suspect)
             return true;
+    }
     return false;
 }
 
@@ -299,7 +307,7 @@ static void set_frozen(struct store_shard *shard, bool frozen)
 {
     assert(shard->store);
     for (uint32_t region = 0; region < SHARD_REGIONS; region++) {
-        struct mark *mark = shard->marks[region];
+        struct mark *mark = mark_of(shard, region);
         if (!mark || mark->frozen == frozen || mark->cleaning)
             continue;
         mark->frozen = frozen;

@@ -34,7 +34,7 @@ void opening_add_item(struct opening *opening, struct store_shard *shard, uint32
 
 void opening_add_mark(struct store_shard *shard, uint32_t region, const struct record_mark *record)
 {
-    assert(!shard->marks[region]);
+    assert(!shard->regions[region] || !shard->regions[region]->mark);
     struct mark *mark = mark_create(shard, region);
     mark->durable = true;
     mark->epoch = mark->want_epoch = record->epoch;

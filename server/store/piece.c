@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/mutant.h"
+
 static const uint16_t stage_next[PIECE_STAGES] = {
     [PIECE_QUEUED] =
         1 << PIECE_MARK | 1 << PIECE_SUMS | 1 << PIECE_MERGE | 1 << PIECE_DATA | 1 << PIECE_PUT | 1 << PIECE_DONE,
@@ -100,13 +102,15 @@ static bool conflicts(const struct piece *a, const struct piece *b)
         return false;
     if (piece_writes(a) && piece_writes(b) && a->generation != b->generation)
         return true;
+    if (a->kind == PIECE_WRITE && b->kind == PIECE_WRITE && MUTANT(store_does_not_order))
+        return false;
     return a->lock_first < b->lock_first + b->lock_count && b->lock_first < a->lock_first + a->lock_count;
 }
 
 static bool must_queue(struct piece *piece)
 {
-    struct list_node *head = &piece->shard->pieces[piece->chunk_index / REGION_CHUNKS];
     assert(list_linked(&piece->region_link));
+    struct list_node *head = &piece->shard->regions[piece->chunk_index / REGION_CHUNKS]->pieces;
     set_lock(piece);
     list_for_each(node, head)
     {
@@ -152,7 +156,7 @@ static void piece_start(struct piece *piece)
 static void enter(struct piece *piece)
 {
     assert(piece->stage == PIECE_QUEUED && !list_linked(&piece->region_link));
-    list_push_back(&piece->shard->pieces[piece->chunk_index / REGION_CHUNKS], &piece->region_link);
+    list_push_back(&region_obtain(piece->shard, piece->chunk_index / REGION_CHUNKS)->pieces, &piece->region_link);
     if (must_queue(piece)) {
         piece->queued = true;
         piece->shard->queued++;
@@ -175,7 +179,7 @@ void piece_start_queued(struct store_shard *shard, uint32_t region)
 {
     assert(region < SHARD_REGIONS);
     assert(shard->store->completing || shard->store->submit_depth);
-    list_for_each_safe(node, next, &shard->pieces[region])
+    list_for_each_safe(node, next, &shard->regions[region]->pieces)
     {
         struct piece *piece = list_entry(node, struct piece, region_link);
         if (!piece->queued || must_queue(piece))

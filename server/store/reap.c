@@ -86,7 +86,7 @@ static bool chunk_in_use(const struct store_shard *shard, const struct chunk *he
 {
     const struct sums *sums = head->sums;
     assert(!head->older);
-    list_for_each(node, &shard->pieces[head->index / REGION_CHUNKS])
+    list_for_each(node, &shard->regions[head->index / REGION_CHUNKS]->pieces)
     {
         if (list_entry(node, struct piece, region_link)->chunk_index == head->index)
             return true;

@@ -23,6 +23,38 @@ struct store_shard *shard_find(const struct store *store, const struct store_sha
     return shard;
 }
 
+/* Made when first needed, gone with its shard. */
+struct region *region_obtain(struct store_shard *shard, uint32_t index)
+{
+    assert(index < SHARD_REGIONS);
+    struct region *region = shard->regions[index];
+    if (!region) {
+        region = store_malloc(sizeof(*region));
+        list_head_init(&region->pieces);
+        shard->regions[index] = region;
+    }
+    assert(region->pieces.next);
+    return region;
+}
+
+/* The next chunk at or after *at that is in memory, NULL at the end; *at moves behind it. */
+struct chunk *shard_next_chunk(const struct store_shard *shard, uint32_t *at)
+{
+    assert(*at <= STORE_SHARD_CHUNKS);
+    while (*at < STORE_SHARD_CHUNKS) {
+        const struct region *region = shard->regions[*at / REGION_CHUNKS];
+        if (!region) {
+            *at = (*at / REGION_CHUNKS + 1) * REGION_CHUNKS;
+            continue;
+        }
+        struct chunk *chunk = region->chunks[(*at)++ % REGION_CHUNKS];
+        if (chunk)
+            return chunk;
+    }
+    assert(*at == STORE_SHARD_CHUNKS);
+    return NULL;
+}
+
 struct store_shard *shard_create(struct store *store, const struct store_shard_id *id)
 {
     assert(!shard_find(store, id));
@@ -30,8 +62,6 @@ struct store_shard *shard_create(struct store *store, const struct store_shard_i
     shard->store = store;
     shard->id = *id;
     shard->origin = id->volume;
-    for (uint32_t region = 0; region < SHARD_REGIONS; region++)
-        list_head_init(&shard->pieces[region]);
     shard->next_instance = map_u64_get2(&store->shard_map, id->volume, id->shard);
     if (map_u64_put2(&store->shard_map, id->volume, id->shard, shard))
         abort();
@@ -63,16 +93,16 @@ void shard_unlink(struct store_shard *shard)
 /* Nothing of it is on its way to the kv or the drive. */
 bool shard_quiet(const struct store_shard *shard)
 {
-    for (uint32_t region = 0; region < SHARD_REGIONS; region++) {
-        const struct mark *mark = shard->marks[region];
-        if (!list_empty(&shard->pieces[region]) || (mark && (mark->wanted || mark->in_round || mark->cleaning)))
+    for (uint32_t i = 0; i < SHARD_REGIONS; i++) {
+        const struct region *region = shard->regions[i];
+        const struct mark *mark = region ? region->mark : NULL;
+        if (region && (!list_empty(&region->pieces) || (mark && (mark->wanted || mark->in_round || mark->cleaning))))
             return false;
     }
-    for (uint32_t i = 0; i < STORE_SHARD_CHUNKS; i++) {
-        const struct chunk *chunk = shard->chunks[i];
-        if (chunk && chunk->sums && (chunk->sums->pins || chunk->sums->writing))
+    const struct chunk *chunk;
+    for (uint32_t at = 0; (chunk = shard_next_chunk(shard, &at));)
+        if (chunk->sums && (chunk->sums->pins || chunk->sums->writing))
             return false;
-    }
     assert(!shard->queued);
     return !older_shard_busy(shard);
 }
@@ -82,14 +112,18 @@ void shard_destroy(struct store_shard *shard)
     assert(!list_linked(&shard->link));
     older_forget_shard(shard);
     lineage_forget(shard);
-    for (uint32_t region = 0; region < SHARD_REGIONS; region++) {
-        assert(list_empty(&shard->pieces[region]));
-        if (shard->marks[region])
-            mark_destroy(shard->marks[region]);
+    struct chunk *chunk;
+    for (uint32_t at = 0; (chunk = shard_next_chunk(shard, &at));)
+        chunk_destroy(chunk);
+    for (uint32_t i = 0; i < SHARD_REGIONS; i++) {
+        struct region *region = shard->regions[i];
+        if (!region)
+            continue;
+        assert(list_empty(&region->pieces));
+        if (region->mark)
+            mark_destroy(region->mark);
+        free(region);
     }
-    for (uint32_t i = 0; i < STORE_SHARD_CHUNKS; i++)
-        if (shard->chunks[i])
-            chunk_destroy(shard->chunks[i]);
     free(shard);
 }
 
@@ -177,12 +211,15 @@ int store_shard_open(struct store *store, const struct store_shard_id *id, uint6
 void store_shard_close(struct store_shard *shard)
 {
     assert(shard->open);
-    for (uint32_t region = 0; region < SHARD_REGIONS; region++)
-        list_for_each(node, &shard->pieces[region]) /* a clone's reads may be here */
+    for (uint32_t i = 0; i < SHARD_REGIONS; i++) {
+        if (!shard->regions[i])
+            continue;
+        list_for_each(node, &shard->regions[i]->pieces) /* a clone's reads may be here */
         {
             const struct store_io *io = list_entry(node, struct piece, region_link)->io;
             assert(!io || io->shard != shard);
         }
+    }
     shard->open = false;
 }
 

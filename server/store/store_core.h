@@ -96,6 +96,13 @@ struct mark {
     uint64_t due_epoch; /* commit of everything up to here must be told first: what earlier epochs or lives left */
 };
 
+/* 16 MiB of a shard, made when something is there or comes: most of a large volume is empty, and costs next to nothing. */
+struct region {
+    struct chunk *chunks[REGION_CHUNKS];
+    struct mark *mark;
+    struct list_node pieces; /* running and queued, in order of arrival */
+};
+
 struct store_shard {
     struct store *store;
     struct store_shard_id id;
@@ -109,19 +116,17 @@ struct store_shard {
     bool reap_wanted;    /* records that serve no live generation may be left (reap.c) */
     uint64_t origin;     /* volume at the root of the family */
     struct store_base base;
-    struct store_shard *base_shard; /* where base is */
-    uint32_t clones;                /* shards here whose base this is */
-    uint64_t older_seq;             /* counts changes of older records */
-    struct live *live;              /* NULL: every generation may be */
-    struct chunk *chunks[STORE_SHARD_CHUNKS];
-    struct mark *marks[SHARD_REGIONS];
-    struct list_node pieces[SHARD_REGIONS]; /* running and queued, in order of arrival */
-    uint32_t queued;                        /* pieces waiting for an overlapping one */
-    struct list_node link;                  /* store->shards */
-    struct store_shard *next_instance;      /* of the same shard */
-    uint64_t commit_epoch, commit_n;        /* store_committed */
-    uint64_t epoch_committed;               /* store_epoch_committed */
-    uint64_t stream_end;                    /* end of the last write: sequential streams pre-mark */
+    struct store_shard *base_shard;        /* where base is */
+    uint32_t clones;                       /* shards here whose base this is */
+    uint64_t older_seq;                    /* counts changes of older records */
+    struct live *live;                     /* NULL: every generation may be */
+    struct region *regions[SHARD_REGIONS]; /* NULL: nothing was ever there, and nothing comes */
+    uint32_t queued;                       /* pieces waiting for an overlapping one */
+    struct list_node link;                 /* store->shards */
+    struct store_shard *next_instance;     /* of the same shard */
+    uint64_t commit_epoch, commit_n;       /* store_committed */
+    uint64_t epoch_committed;              /* store_epoch_committed */
+    uint64_t stream_end;                   /* end of the last write: sequential streams pre-mark */
     uint32_t stream_length;
     uint32_t stream_region, stream_run; /* where it writes, and how many regions it crossed one after the other */
     uint64_t stream_bytes;              /* written since it came there */
@@ -439,6 +444,8 @@ static inline bool lineage_inherits(const struct store_shard *shard, const struc
 
 /* open.c, shard.c, background.c ... */
 struct store_shard *shard_create(struct store *store, const struct store_shard_id *id);
+struct region *region_obtain(struct store_shard *shard, uint32_t index);
+struct chunk *shard_next_chunk(const struct store_shard *shard, uint32_t *at);
 struct store_shard *shard_find(const struct store *store, const struct store_shard_id *id);
 void shard_unlink(struct store_shard *shard);
 bool shard_quiet(const struct store_shard *shard);
