@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* chain_store: one store on its real edges with a chain of snapshots, driven without network or NBD: what the length of the chain
- * costs the store itself. bench/chain runs it and judges; it prints `name value` lines.
+ * costs the store itself. bench/chain-store runs it and judges; it prints `name value` lines.
  *
  *   build DIR GENERATIONS MIB WRITES  formats a store; a volume of MIB is filled, then WRITES random 4 KiB writes are spread over
  *                                     GENERATIONS generations, all of them live

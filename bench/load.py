@@ -47,7 +47,7 @@ WORKLOADS = [
 UNITS = {"latency_us": "us", "iops": "IOPS", "mib_s": "MiB/s"}
 
 
-def _fio(uri, work_dir, arguments, deadline_s):
+def fio(uri, work_dir, arguments, deadline_s):
     """Runs fio; its only job's report."""
     report_path = os.path.join(work_dir, "fio.json")
     argv = ["fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", "--output-format=json",
@@ -76,7 +76,7 @@ def _fio(uri, work_dir, arguments, deadline_s):
 def fill(stack, work_dir):
     """Writes the whole volume once with incompressible data, then flushes."""
     deadline_s = HANG_GUARD_S + stack.size_bytes // (10 * MIB)
-    _fio(stack.uri, work_dir, ["--rw=write", "--bs=1M", "--iodepth=4", f"--size={stack.size_bytes}",
+    fio(stack.uri, work_dir, ["--rw=write", "--bs=1M", "--iodepth=4", f"--size={stack.size_bytes}",
                                "--refill_buffers", "--end_fsync=1"], deadline_s)
 
 
@@ -89,7 +89,7 @@ def run(stack, workload, seconds, work_dir):
         arguments.append("--fsync=1")
     meter = proc.CpuMeter(stack.pids())
     own_before = os.times()
-    job = _fio(stack.uri, work_dir, arguments, HANG_GUARD_S + seconds)
+    job = fio(stack.uri, work_dir, arguments, HANG_GUARD_S + seconds)
     own_after = os.times()
     used, machine_us = meter.stop()
     own_us = 1e6 * (sum(own_after[:4]) - sum(own_before[:4]))  # this program and fio, its child
