@@ -65,12 +65,40 @@ struct drive_sim_disk {
     void *trace_arg;
 };
 
-static void *map_zeros(uint64_t bytes)
+/* The contents of disks that are gone, for disks to come: fresh memory costs more than all that is written to it. What is in it
+ * does not matter (disk->written). */
+struct spare {
+    struct spare *next;
+    uint64_t bytes;
+    uint8_t *memory;
+};
+
+static struct spare *spares;
+
+static uint8_t *content_take(uint64_t bytes)
 {
     assert(bytes > 0);
+    for (struct spare **at = &spares; *at; at = &(*at)->next) {
+        struct spare *spare = *at;
+        if (spare->bytes != bytes)
+            continue;
+        uint8_t *memory = spare->memory;
+        *at = spare->next;
+        free(spare);
+        return memory;
+    }
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     assert(memory != MAP_FAILED);
+    (void)madvise(memory, bytes, MADV_HUGEPAGE); /* fewer faults, if the kernel likes it */
     return memory;
+}
+
+static void content_give(uint8_t *memory, uint64_t bytes)
+{
+    struct spare *spare = malloc(sizeof(*spare));
+    assert(spare && memory);
+    *spare = (struct spare){.next = spares, .bytes = bytes, .memory = memory};
+    spares = spare;
 }
 
 struct drive_sim_disk *drive_sim_disk_create(uint64_t bytes, uint64_t seed)
@@ -79,8 +107,7 @@ struct drive_sim_disk *drive_sim_disk_create(uint64_t bytes, uint64_t seed)
     struct drive_sim_disk *disk = calloc(1, sizeof(*disk));
     assert(disk);
     disk->bytes = bytes;
-    disk->current = map_zeros(bytes);
-    (void)madvise(disk->current, bytes, MADV_HUGEPAGE); /* fewer faults, if the kernel likes it */
+    disk->current = content_take(bytes);
     disk->written = calloc(bytes / BLOCK, 1);
     disk->slot_of = calloc(bytes / BLOCK, sizeof(*disk->slot_of));
     assert(disk->written && disk->slot_of);
@@ -203,7 +230,7 @@ void drive_sim_disk_destroy(struct drive_sim_disk *disk)
     if (disk->handle)
         free_handle(disk);
     assert(!disk->handle);
-    munmap(disk->current, disk->bytes);
+    content_give(disk->current, disk->bytes);
     for (uint32_t i = 0; i < disk->slab_count; i++)
         free(disk->slabs[i]);
     free(disk->slabs);
