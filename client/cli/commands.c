@@ -160,7 +160,7 @@ const struct cli_command cli_commands[] = {
         .arguments_min = 1,
         .arguments_max = 1,
         .summary = "Delete a snapshot; its space comes back in the background",
-        .options = {YES},
+        .options = {YES, {"force", 'f', NULL, "although it is attached: whoever reads it gets errors"}},
         .run = command_snapshot_remove,
     },
     {
@@ -207,7 +207,8 @@ const struct cli_command cli_commands[] = {
                     {"replicas", 'r', "N", "copies, 1 to 5 (default: 3)"},
                     {"min-replicas", 'm', "N", "copies that must be in sync to serve"},
                     {"home", 'H', "NODE", "node whose VM uses it (default: this host's)"},
-                    {"resume", 0, NULL, "go on with an import that broke off"}},
+                    {"resume", 0, NULL, "go on with an import that broke off"},
+                    {"overwrite", 0, NULL, "write a VOLUME that exists anew, whatever it holds"}},
         .run = command_import,
     },
     {

@@ -136,7 +136,7 @@ int import_image(struct cli *cli, const char *path, const char *target, const ch
     const char *where = cli->cluster.path[0] ? cli->cluster.path : cli->cluster.given;
     int code = find_format(cli, path, format, found, &size);
     if (code == CLI_OK)
-        code = import_make_volume(cli, target, size, cli_flag(cli, "resume"), &answer);
+        code = import_make_volume(cli, target, size, cli_flag(cli, "overwrite"), &answer);
     json_decref(answer);
     if (code != CLI_OK)
         return code;

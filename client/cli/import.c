@@ -5,6 +5,7 @@
  *   - data is written several requests at once, its CRC checked before; at the end a flush, then the snapshot is made here, too, so
  *     that the next stream finds what it builds on
  *   - each 64 MiB a flush, and the position is noted beside a regular file: --resume goes on there
+ *   - a volume that exists is gone on with where a position is noted, else written over only if --overwrite says so
  *   - images: image.c
  * Failure modes: a damaged or incomplete stream ends the import; what was written stays, and can be gone on with.
  */
@@ -38,6 +39,7 @@ struct importing {
     uint64_t unflushed;
     long long volume_id; /* a volume of the same name may be another one */
     bool gone_on;        /* behind a noted position */
+    bool made;           /* the volume, by this very import */
     struct ashlar_volume *volume;
     struct copy_ring ring;
     struct progress progress;
@@ -202,9 +204,25 @@ static int take_records(struct importing *im)
 static int make_volume(struct importing *im)
 {
     json_t *answer = NULL;
-    int code = import_make_volume(im->cli, im->target, im->head.size, cli_flag(im->cli, "resume"), &answer);
+    bool exists_ok = cli_flag(im->cli, "resume") || cli_flag(im->cli, "overwrite");
+    int code = import_make_volume(im->cli, im->target, im->head.size, exists_ok, &answer);
+    im->made = code == CLI_OK && answer != NULL;
     json_decref(answer);
     return code;
+}
+
+/* A complete stream begins: in a volume that holds zeros only. What exists is nobody's to lose by mistake. */
+static int begin_complete(struct importing *im)
+{
+    assert(im->head.since == 0 && !im->gone_on);
+    if (!im->made && !cli_flag(im->cli, "overwrite"))
+        return cli_fail(im->cli, CLI_FAILED,
+                        "%s exists, and no unfinished import of %s into it is noted: --overwrite writes it anew, "
+                        "whatever it holds",
+                        im->target, im->path);
+    struct stream_record all = {.kind = STREAM_ZERO, .length = ashlar_size(im->volume)};
+    int code = im->made ? CLI_OK : put_zeros(im, &all);
+    return code == CLI_OK ? note_position(im) : code; /* from here on it is an unfinished import */
 }
 
 static int learn_volume(struct importing *im)
@@ -232,7 +250,8 @@ static int check_base(struct importing *im)
         return cli_fail(im->cli, CLI_FAILED, "%s is smaller than the stream's volume: ashlar volume resize %s %llu",
                         im->target, im->target, (unsigned long long)im->head.size);
     static struct ashlar_extent extents[4096];
-    bool begun = im->gone_on || (cli_flag(im->cli, "resume") && !im->regular); /* a pipe's position is noted nowhere */
+    bool begun = im->gone_on; /* a pipe's position is noted nowhere */
+    begun = begun || (cli_flag(im->cli, "resume") && cli_flag(im->cli, "overwrite") && !im->regular);
     for (uint64_t at = 0; at < size && !begun;) {
         uint64_t length = size - at < (16u << 20) ? size - at : 16u << 20;
         size_t count = 0;
@@ -277,6 +296,8 @@ static int take_stream(struct importing *im, struct ashlar_cluster *cluster)
         code = check_base(im);
     if (code == CLI_OK && im->head.since != 0 && !im->gone_on)
         code = note_position(im); /* from here on the volume is not as the snapshot was */
+    if (code == CLI_OK && im->head.since == 0 && !im->gone_on)
+        code = begin_complete(im);
     progress_begin(&im->progress, "import", im->head.size, im->cli->json);
     if (code == CLI_OK)
         code = take_records(im);

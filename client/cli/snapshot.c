@@ -11,6 +11,7 @@
 
 #include "client/cli/admin.h"
 #include "client/cli/commands.h"
+#include "client/cli/node_stats.h"
 #include "client/cli/snapshot.h"
 #include "client/cli/text.h"
 
@@ -193,8 +194,55 @@ static int change_snapshot(struct cli *cli, const char *op, int done, const char
     return code == CLI_OK ? changed(cli, answer, cli->arguments[0], what) : code;
 }
 
+/* Clients anywhere that have it attached: what the nodes say that answer, not older than a second. */
+static int count_readers(const struct cli *cli, const struct snapshot_title *title, long long *ret_clients)
+{
+    long long generation = 0;
+    uint64_t size, created_ms;
+    json_t *answer = NULL, *info = NULL, *node, *stats, *reader;
+    size_t i, k;
+    int code = snapshot_find(cli, title, &generation, &size, &created_ms);
+    if (code == CLI_OK)
+        code = admin_read(cli, json_pack("{s:s, s:s}", "op", "volume-info", "name", title->volume), &info);
+    if (code == CLI_OK)
+        code = admin_read(cli, json_pack("{s:s}", "op", "node-list"), &answer);
+    node_stats_mark(json_object_get(answer, "nodes"));
+    json_array_foreach(json_object_get(answer, "nodes"), i, node)
+    {
+        if (code != CLI_OK || node_stats_get(node, &stats) < 0)
+            continue;
+        json_array_foreach(json_object_get(stats, "readers"), k, reader)
+        {
+            if (admin_integer(reader, "generation") == generation &&
+                admin_integer(reader, "volume") == admin_integer(json_object_get(info, "volume"), "id"))
+                *ret_clients += admin_integer(reader, "clients");
+        }
+        json_decref(stats);
+    }
+    json_decref(info);
+    json_decref(answer);
+    return code;
+}
+
+/* Reads under way end with the snapshot's content all the same; those that come later fail. */
+static int refuse_readers(struct cli *cli)
+{
+    struct snapshot_title title;
+    long long clients = 0;
+    int code = snapshot_title(cli, cli->arguments[0], &title);
+    if (code == CLI_OK)
+        code = count_readers(cli, &title, &clients);
+    if (code == CLI_OK && clients > 0)
+        code = cli_fail(cli, CLI_FAILED, "%s is attached (%lld clients): detach it first, or say --force",
+                        cli->arguments[0], clients);
+    return code;
+}
+
 int command_snapshot_remove(struct cli *cli)
 {
+    int code = cli_flag(cli, "force") ? CLI_OK : refuse_readers(cli);
+    if (code != CLI_OK)
+        return code;
     if (!cli_confirm(cli, "Delete snapshot %s?", cli->arguments[0]))
         return cli_fail(cli, CLI_FAILED, "nothing was deleted");
     return change_snapshot(cli, "snapshot-delete", -ENOENT, "is deleted; its space comes back in the background");

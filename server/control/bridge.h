@@ -100,6 +100,12 @@ struct bridge_volume_stats { /* as this node's gateway saw it, since start */
     struct histogram write_stage[BRIDGE_STAGE_COUNT];
 };
 
+struct bridge_reader { /* clients of this gateway that have a snapshot attached */
+    uint64_t volume;
+    uint32_t generation;
+    uint32_t clients;
+};
+
 struct bridge_shard_sync { /* resync progress of one member, as its primary sees it */
     uint64_t volume;
     uint32_t shard;
@@ -116,7 +122,7 @@ struct bridge_link { /* to another daemon, as this one made it */
 
 struct bridge_rdma { /* of all links; zero without RDMA */
     uint64_t sends, control_sends, reads, read_bytes, offers, doorbells, completions, wakeups, receives;
-    uint64_t tx_copied_bytes, rx_copied_bytes, links_failed;
+    uint64_t tx_copied_bytes, rx_copied_bytes, links_failed, offers_cut;
 };
 
 /* What the data thread tells about itself; malloc'ed with its arrays, ended by release. */
@@ -145,6 +151,8 @@ struct bridge_stats {
     struct bridge_rdma rdma;
     uint32_t volume_count;
     struct bridge_volume_stats *volumes;
+    uint32_t reader_count;
+    struct bridge_reader *readers;
     uint32_t sync_count;
     struct bridge_shard_sync *syncs;
     void (*release)(struct bridge_stats *self);

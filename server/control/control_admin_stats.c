@@ -119,10 +119,10 @@ static json_t *rdma_json(const struct bridge_rdma *r)
         json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "sends", (json_int_t)r->sends, "control_sends",
                   (json_int_t)r->control_sends, "reads", (json_int_t)r->reads, "read_bytes", (json_int_t)r->read_bytes,
                   "offers", (json_int_t)r->offers, "doorbells", (json_int_t)r->doorbells);
-    json_t *more = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "completions", (json_int_t)r->completions, "wakeups",
+    json_t *more = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "completions", (json_int_t)r->completions, "wakeups",
                              (json_int_t)r->wakeups, "receives", (json_int_t)r->receives, "tx_copied_bytes",
                              (json_int_t)r->tx_copied_bytes, "rx_copied_bytes", (json_int_t)r->rx_copied_bytes,
-                             "links_failed", (json_int_t)r->links_failed);
+                             "links_failed", (json_int_t)r->links_failed, "offers_cut", (json_int_t)r->offers_cut);
     assert(object && more);
     (void)json_object_update(object, more);
     json_decref(more);
@@ -147,9 +147,14 @@ json_t *control_report_stats(struct control *c, json_t *request, char sentence[A
             syncs, json_pack("{s:I,s:I,s:I,s:I,s:I}", "volume", (json_int_t)s->syncs[i].volume, "shard",
                              (json_int_t)s->syncs[i].shard, "node", (json_int_t)s->syncs[i].node, "chunks_total",
                              (json_int_t)s->syncs[i].chunks_total, "chunks_done", (json_int_t)s->syncs[i].chunks_done));
-    json_t *answer =
-        json_pack("{s:I,s:o,s:o,s:o,s:o,s:o}", "node", (json_int_t)c->config.node, "counters", counters_json(s),
-                  "volumes", volumes, "syncs", syncs, "links", links_json(s), "rdma", rdma_json(&s->rdma));
+    json_t *readers = json_array();
+    for (uint32_t i = 0; i < s->reader_count && i < ADMIN_LIST_MAX; i++)
+        (void)json_array_append_new(readers, json_pack("{s:I,s:I,s:I}", "volume", (json_int_t)s->readers[i].volume,
+                                                       "generation", (json_int_t)s->readers[i].generation, "clients",
+                                                       (json_int_t)s->readers[i].clients));
+    json_t *answer = json_pack("{s:I,s:o,s:o,s:o,s:o,s:o,s:o}", "node", (json_int_t)c->config.node, "counters",
+                               counters_json(s), "volumes", volumes, "syncs", syncs, "links", links_json(s), "rdma",
+                               rdma_json(&s->rdma), "readers", readers);
     char *own = c->config.hooks.stats_json ? c->config.hooks.stats_json(c->config.arg, s) : NULL;
     json_t *daemon = own ? json_loads(own, 0, NULL) : NULL;
     if (daemon)

@@ -23,6 +23,7 @@
 #define DATA_ACCEPTING_MAX 1024u
 #define DATA_VOLUMES_TOLD_MAX 4096u
 #define DATA_SYNCS_TOLD_MAX 4096u
+#define DATA_READERS_TOLD_MAX 256u
 
 /*   OPENING --opened--> OPEN --registered--> SERVING --stop--> STOPPING --> ENDED
  *      \________________ stop or failure ____________________/^          */

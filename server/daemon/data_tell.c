@@ -124,6 +124,8 @@ static void take_gateway_stats(const struct data_thread *d, struct bridge_stats 
     ret->volume_count = ret->volumes ? count : 0;
     if (ret->volumes)
         (void)gateway_stats(d->gateway, ret->volumes, count);
+    ret->readers = calloc(DATA_READERS_TOLD_MAX, sizeof(*ret->readers));
+    ret->reader_count = ret->readers ? gateway_readers(d->gateway, ret->readers, DATA_READERS_TOLD_MAX) : 0;
     ret->clients = gateway_client_count(d->gateway);
     assert(ret->volumes || ret->volume_count == 0);
 }
@@ -145,6 +147,7 @@ static void release(struct bridge_stats *self)
 {
     assert(self);
     free(self->volumes);
+    free(self->readers);
     free(self->syncs);
     free(self->links);
     free(self);

@@ -336,3 +336,27 @@ uint32_t gateway_stats(const struct gateway *gateway, struct bridge_volume_stats
     }
     return count;
 }
+
+uint32_t gateway_readers(const struct gateway *gateway, struct bridge_reader *ret_readers, uint32_t max)
+{
+    assert(ret_readers && max > 0);
+    uint32_t count = 0;
+    list_for_each(node, &gateway->clients)
+    {
+        const struct gateway_client *client = list_entry(node, struct gateway_client, link);
+        if (client->generation == 0 || client->detached || !client->conn)
+            continue;
+        uint32_t at = 0;
+        while (at < count &&
+               (ret_readers[at].volume != client->volume->id || ret_readers[at].generation != client->generation))
+            at++;
+        if (at == max)
+            continue;
+        if (at == count)
+            ret_readers[count++] =
+                (struct bridge_reader){.volume = client->volume->id, .generation = client->generation};
+        ret_readers[at].clients++;
+    }
+    assert(count <= max);
+    return count;
+}

@@ -65,6 +65,8 @@ void gateway_map_settled(struct gateway *gateway);
 
 /* Fills up to max volumes' counters; returns how many there are. */
 uint32_t gateway_stats(const struct gateway *gateway, struct bridge_volume_stats *ret_stats, uint32_t max);
+/* Snapshots that clients have attached here; more than max are left out. */
+uint32_t gateway_readers(const struct gateway *gateway, struct bridge_reader *ret_readers, uint32_t max);
 uint32_t gateway_client_count(const struct gateway *gateway);
 uint32_t gateway_parked_count(const struct gateway *gateway);
 

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import resource
+import signal
 import struct
 import subprocess
 
@@ -181,6 +183,31 @@ def test_asking_again_tells_of_the_same_snapshot(three):
     assert three.admin("snapshot-list", name="v")["snapshots"][0]["state"] == "complete"
 
 
+# Goal: who reads a snapshot is not surprised by its deletion; forced, he gets errors, never other bytes.
+def test_an_attached_snapshot_is_not_deleted(three):
+    def readers():
+        return sum(r["clients"] for node in (1, 2, 3) for r in (three.ask("stats", node) or {}).get("readers", []))
+
+    volume = three.attach("v")
+    volume.ok("write 0 1048576 1")
+    snapshot(three, "v@one")
+    old = three.attach("v@one")
+    wait_for(lambda: readers() == 1, "the node tells of its reader")
+    ashlar(three, "snapshot", "rm", "v@one", code=1)
+    old.ok("check 0 1048576 1")
+    assert old.close() == 0
+    wait_for(lambda: readers() == 0, "the node tells that it is gone")
+    ashlar(three, "snapshot", "rm", "v@one")
+    snapshot(three, "v@two")
+    old = three.attach("v@two")
+    volume.ok("write 0 1048576 2")
+    wait_for(lambda: readers() == 1, "the node tells of its reader")
+    ashlar(three, "snapshot", "rm", "v@two", "--force")
+    volume.ok("write 0 1048576 3")
+    assert old.call("check 0 1048576 1").startswith("error")
+    old.kill()
+
+
 # Goal: rollback of a detached volume; later snapshots stay; a member that is away gets it, too.
 def test_rollback(three):
     volume = three.attach("v")
@@ -338,6 +365,67 @@ def test_import_resumes_only_in_the_same_volume(make_cluster, tmp_path):
         restored = cluster.attach(name)
         restored.ok(f"check 0 4096 {expected}")
         restored.ok(f"check {32 * MIB} 4096 2")
+
+
+# Goal: an import never writes over a volume of which nobody said so; said so, what the stream does not tell is zeros there.
+def test_import_leaves_an_existing_volume_alone(make_cluster, tmp_path):
+    cluster = make_cluster(1)
+    cluster.up()
+    ashlar(cluster, "volume", "create", "v", "64M", "--replicas", "1")
+    volume = cluster.attach("v")
+    volume.ok("write 0 4096 1")
+    snapshot(cluster, "v@one")
+    full = str(tmp_path / "full")
+    ashlar(cluster, "export", "v@one", full)
+    ashlar(cluster, "volume", "create", "mine", "64M", "--replicas", "1")
+    mine = cluster.attach("mine")
+    mine.ok("write 0 8192 7")
+    assert mine.close() == 0
+    for refused in ((), ("--resume",)):
+        ashlar(cluster, "import", full, "mine", *refused, code=1)
+    mine = cluster.attach("mine")
+    mine.ok("check 0 8192 7")
+    assert mine.close() == 0
+    ashlar(cluster, "import", full, "mine", "--overwrite")
+    mine = cluster.attach("mine")
+    mine.ok("check 0 4096 1")
+    mine.ok("check 4096 4096 0")
+    assert mine.close() == 0
+    (tmp_path / "short").write_bytes(open(full, "rb").read()[:2048])
+    ashlar(cluster, "import", str(tmp_path / "short"), "torn", "--replicas", "1", code=1)
+    (tmp_path / "short").write_bytes(open(full, "rb").read())
+    ashlar(cluster, "import", str(tmp_path / "short"), "torn", "--resume")
+    cluster.attach("torn").ok("check 0 4096 1")
+
+
+# Goal: a backup is what the snapshot was, although the node that served it died during the export, and the exporter, too.
+# Method: the stream is read up to a third, then the primary is killed; another exporter is ended by its file's limit.
+def test_a_backup_outlives_a_node_and_its_exporter(three, make_cluster, tmp_path):
+    volume = three.attach("v")
+    for i in range(48):
+        volume.ok(f"write {i * MIB} 1048576 {i + 1}")
+    snapshot(three, "v@one")
+    volume.ok(f"write 0 {4 * MIB} 99")
+    whole, torn = str(tmp_path / "whole"), str(tmp_path / "torn")
+    exporting = subprocess.Popen([program("ashlar"), "--cluster", three.conf, "export", "v@one", "-"], stdout=subprocess.PIPE)
+    with open(whole, "wb") as out:
+        out.write(exporting.stdout.read(16 * MIB))
+        three.kill9(1)
+        out.write(exporting.stdout.read())
+    assert exporting.wait(90) == 0
+    limit = 20 * MIB + 777
+    ended = subprocess.run([program("ashlar"), "--cluster", three.conf, "export", "v@one", torn], check=False, timeout=90,
+                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert ended.returncode == -signal.SIGXFSZ and os.path.getsize(torn) == limit
+    ashlar(three, "export", "v@one", torn, "--resume")
+    assert open(torn, "rb").read() == open(whole, "rb").read()
+    other = make_cluster(1)
+    other.up()
+    ashlar(other, "import", torn, "r", "--replicas", "1")
+    restored = other.attach("r")
+    for i in range(48):
+        restored.ok(f"check {i * MIB} 1048576 {i + 1}")
+    restored.ok(f"check {48 * MIB} {16 * MIB} 0")
 
 
 # Goal: volumes grow while attached and with snapshots, and shrink only detached, and never below a snapshot.
