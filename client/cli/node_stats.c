@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* node_stats: asks nodes one by one, and shows them in a table.
  *
- *   - node_stats_collect: `stats` of every node that is up and was heard of lately
+ *   - node_stats_collect: `stats` of every node that is up, or out, and was heard of lately
  * Failure modes: a node that does not answer in time is left out.
  */
 #include "client/cli/node_stats.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "client/cli/admin.h"
@@ -26,7 +27,9 @@ void node_stats_mark(json_t *nodes)
 int node_stats_get(const json_t *node, json_t **ret_stats)
 {
     const char *address = admin_string(node, "control_address");
-    if (!admin_true(node, "up") || admin_integer(node, "heard_ms_ago") > HEARD_MS_MAX || !*address)
+    /* A node that is out may be gateway to its clients all the same. */
+    bool asked = admin_true(node, "up") || strcmp(admin_string(node, "state"), "out") == 0;
+    if (!asked || admin_integer(node, "heard_ms_ago") > HEARD_MS_MAX || !*address)
         return -EHOSTDOWN;
     return admin_ask_node(address, "stats", ASK_MS, ret_stats);
 }
