@@ -146,6 +146,21 @@ static int get_request_id(json_t *request, uint8_t ret_id[16], char *sentence)
     return 0;
 }
 
+/* What was asked before with the same id and went well is done, though it could not be done once more: what it deleted is gone. */
+static bool done_before(struct control *c, const struct map_entry *entry, control_admin_cb cb, void *arg)
+{
+    static const uint8_t none[sizeof entry->request];
+    struct map_result result;
+    assert(c != NULL && cb != NULL);
+    if (memcmp(entry->request, none, sizeof none) == 0 || !map_request_result(c->map, entry->request, &result) ||
+        result.rc != 0)
+        return false;
+    control_admin_answer(
+        cb, arg, json_pack("{s:I,s:I}", "value", (json_int_t)result.value, "map_version", (json_int_t)result.version),
+        0, "");
+    return true;
+}
+
 static void run_change(struct control *c, const struct op *op, json_t *request, control_admin_cb cb, void *arg)
 {
     assert(c != NULL);
@@ -170,8 +185,10 @@ static void run_change(struct control *c, const struct op *op, json_t *request, 
             return;
         }
     }
+    bool before = change && done_before(c, &change->entry, cb, arg);
     free(change);
-    control_admin_answer(cb, arg, NULL, rc, sentence);
+    if (!before)
+        control_admin_answer(cb, arg, NULL, rc, sentence);
 }
 
 /* ---- relaying ---- */

@@ -241,7 +241,9 @@ static void clone_shards(struct map *map, struct map_volume *clone, const struct
                            (member->flags & (uint32_t)(MAP_MEMBER_UNCLEAN | MAP_MEMBER_REBOOTED));
             added->incarnation = added->eligible_incarnation = member->incarnation;
         }
-        shard->epoch = shard->active_epoch = 1;
+        /* Below min_replicas no epoch is active (R8): its primary parks writes until others were synchronised. */
+        shard->epoch = 1;
+        shard->active_epoch = shard->member_count >= clone->min_replicas ? 1 : 0;
         shard->primary = map_shard_choose_primary(map, clone, shard);
         map_touch_shard(map, clone, shard);
         map_shard_check(clone, shard);

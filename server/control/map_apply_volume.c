@@ -204,6 +204,14 @@ void map_apply_volume_set(struct map *map, const struct map_entry *entry, struct
         return;
     volume->replicas = replicas;
     volume->min_replicas = min_replicas;
+    for (uint32_t i = 0; i < volume->shard_count; i++) {
+        struct map_shard *shard = &volume->shards[i];
+        if (shard->active_epoch < shard->epoch || map_in_sync_count(shard) >= min_replicas)
+            continue;
+        shard->epoch++; /* no epoch below min_replicas is active (R8): a new one, in which writes wait */
+        map_touch_shard(map, volume, shard);
+        map_shard_check(volume, shard);
+    }
     if (set_home)
         volume->home = entry->home;
     map_touch_volume(map, volume);

@@ -70,6 +70,7 @@ void check_end(struct check *check, int rc)
     free(check->marks);
     free(check->families);
     free(check->shards);
+    free(check->drops);
     free(check);
     config.done(config.arg, rc, &stats);
 }
@@ -195,7 +196,10 @@ static int decode_small(struct check *check, enum record_kind kind, const struct
     int rc;
     assert(kind == scans[check->step].kind);
     switch (kind) {
-    case RECORD_DROP: check->stats.drops++; return record_drop_decode(key, key_len, value, value_len);
+    case RECORD_DROP:
+        check->stats.drops++;
+        rc = record_drop_decode(key, key_len, value, value_len);
+        return rc < 0 ? rc : check_family_drop(check, id);
     case RECORD_SHARD:
         check->stats.shards++;
         rc = record_shard_decode(key, key_len, value, value_len, &shard);

@@ -2,6 +2,7 @@
 /* check_family: clones: who descends from whom, and whose units may be shared.
  *
  * - Shard records come in key order, before the maps: check_family_add keeps them, check_families judges bases.
+ * - A clone and its base may be removed side by side: who is being removed needs no base any more.
  * - check_family_of says which family a map's shard belongs to: its record names the volume at the root.
  * Failure: a base that is not here, or a chain of bases that is too long, is a finding.
  */
@@ -12,6 +13,34 @@
 #include <stdlib.h>
 
 #define FAMILIES_MAX (UINT32_MAX / (STORE_SHARD_CHUNKS * STORE_CHUNK_UNITS) - 1)
+
+int check_family_drop(struct check *check, const struct store_shard_id *id)
+{
+    assert(check->drop_count <= check->drop_capacity);
+    assert(!check->drop_count || check_compare_ids(&check->drops[check->drop_count - 1], id) < 0);
+    if (check->drop_count == check->drop_capacity) {
+        uint32_t capacity = check->drop_capacity ? 2 * check->drop_capacity : 64;
+        struct store_shard_id *drops = realloc(check->drops, capacity * sizeof(*drops));
+        if (!drops)
+            return -ENOMEM;
+        check->drops = drops;
+        check->drop_capacity = capacity;
+    }
+    check->drops[check->drop_count++] = *id;
+    return 0;
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+    assert(a && b);
+    return check_compare_ids(a, b);
+}
+
+static bool is_removed(const struct check *check, const struct store_shard_id *id)
+{
+    assert(check->drop_count <= check->drop_capacity);
+    return check->drop_count && bsearch(id, check->drops, check->drop_count, sizeof(*id), compare_ids);
+}
 
 int check_family_add(struct check *check, const struct store_shard_id *id, const struct record_shard *record)
 {
@@ -25,7 +54,8 @@ int check_family_add(struct check *check, const struct store_shard_id *id, const
         check->shards = shards;
         check->shard_capacity = capacity;
     }
-    check->shards[check->shard_count++] = (struct check_shard){.id = *id, .record = *record};
+    check->shards[check->shard_count++] =
+        (struct check_shard){.id = *id, .record = *record, .removed = is_removed(check, id)};
     return 0;
 }
 
@@ -49,7 +79,7 @@ void check_families(struct check *check)
     for (uint32_t i = 0; i < check->shard_count; i++) {
         const struct check_shard *shard = &check->shards[i], *at = shard;
         const char *what = NULL;
-        for (uint32_t depth = 0; at->record.has_base && !what; depth++) {
+        for (uint32_t depth = 0; !what && !at->removed && at->record.has_base; depth++) {
             const struct check_shard *base = find_shard(check, &at->record.base.id);
             if (!base)
                 what = "a clone's base is not here";

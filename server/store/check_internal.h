@@ -33,6 +33,7 @@ struct check_family {
 struct check_shard {
     struct store_shard_id id;
     struct record_shard record;
+    bool removed; /* a removal is under way: its base may be gone already */
 };
 
 /* The map record whose data is being read. */
@@ -61,6 +62,8 @@ struct check {
     uint32_t family_count, family_capacity;
     struct check_shard *shards; /* in key order */
     uint32_t shard_count, shard_capacity;
+    struct store_shard_id *drops; /* in key order */
+    uint32_t drop_count, drop_capacity;
     uint32_t family;          /* of last_id */
     struct check_mark *marks; /* in key order */
     uint32_t mark_count, mark_capacity;
@@ -85,6 +88,7 @@ int check_compare_ids(const struct store_shard_id *a, const struct store_shard_i
 bool check_marked(const struct check *check, const struct store_shard_id *id, uint32_t chunk);
 
 /* check_family.c */
+int check_family_drop(struct check *check, const struct store_shard_id *id); /* before the shards; -ENOMEM */
 int check_family_add(struct check *check, const struct store_shard_id *id,
                      const struct record_shard *record);                        /* -ENOMEM */
 void check_families(struct check *check);                                       /* all shards are known */

@@ -140,6 +140,18 @@ static void attach_base(struct store_shard *shard, struct store_shard *base)
     base->clones++;
 }
 
+/* What no set_base makes: a cycle, or a chain that a lookup would not follow to its end. */
+static bool too_deep(const struct store_shard *shard)
+{
+    uint32_t depth = 0;
+    assert(shard->store);
+    for (const struct store_shard *at = shard; at->base_shard; at = at->base_shard)
+        if (++depth > STORE_BASE_DEPTH_MAX)
+            return true;
+    assert(depth <= STORE_BASE_DEPTH_MAX);
+    return false;
+}
+
 int lineage_resolve(struct store *store)
 {
     assert(!store->opened);
@@ -152,6 +164,7 @@ int lineage_resolve(struct store *store)
         if (base) /* else its reads say so */
             attach_base(shard, base);
     }
+    list_for_each(node, &store->shards) if (too_deep(list_entry(node, struct store_shard, link))) return -EBADMSG;
     return 0;
 }
 

@@ -528,6 +528,11 @@ static void admin_change_asked_again_is_made_once(void **state)
                   false); /* another one finds what the first made */
     assert_int_equal(json_integer_value(json_object_get(again, "code")), -EEXIST);
     json_decref(again);
+    /* What a deletion deleted is not found any more, and that is no reason to say that it failed. */
+    const char *removal = "{\"op\":\"volume-delete\",\"name\":\"a\",\"request\":\"00112233445566778899aabbccddeef1\"}";
+    json_decref(admin(&k, 2, removal, true));
+    json_decref(admin(&k, 4, removal, true));
+    json_decref(admin(&k, 4, "{\"op\":\"volume-delete\",\"name\":\"a\"}", false));
     cluster_close(&k);
 }
 

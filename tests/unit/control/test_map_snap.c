@@ -216,6 +216,45 @@ static void a_clone_sits_with_its_parent(void **state)
     map_fixture_close(&f);
 }
 
+/* R8: fewer than min_replicas have the snapshot; the clone is there, and its writes wait in an epoch that is not active. */
+static void a_clone_below_min_replicas_is_not_active(void **state)
+{
+    (void)state;
+    struct map_fixture f;
+    init(&f, 3);
+    uint64_t v = map_fixture_volume(&f, "v", 1, 3, 2, 1);
+    make_snap(&f, v, "s");
+    assert_int_equal(map_fixture_node(&f, MAP_ENTRY_NODE_DOWN, 2), 0);
+    assert_int_equal(map_fixture_node(&f, MAP_ENTRY_NODE_DOWN, 3), 0);
+    uint64_t c = on_snap(&f, MAP_ENTRY_VOLUME_CLONE, "v", "s", "c").value;
+    const struct map_shard *shard = map_fixture_shard(&f, c, 0);
+    assert_int_equal(shard->member_count, 1);
+    assert_int_equal(shard->primary, 1);
+    assert_true(shard->active_epoch < shard->epoch);
+    assert_int_not_equal(map_fixture_activate(&f, c, 0), 0);
+    map_fixture_close(&f);
+}
+
+static void a_higher_min_replicas_ends_the_epoch_below_it(void **state)
+{
+    (void)state;
+    struct map_fixture f;
+    init(&f, 3);
+    uint64_t v = map_fixture_volume(&f, "v", 1, 3, 1, 1);
+    assert_int_equal(map_fixture_node(&f, MAP_ENTRY_NODE_DOWN, 2), 0);
+    assert_int_equal(map_fixture_node(&f, MAP_ENTRY_NODE_DOWN, 3), 0);
+    assert_int_equal(map_fixture_activate(&f, v, 0), 0);
+    uint64_t epoch = map_fixture_shard(&f, v, 0)->epoch;
+    struct map_entry e = {.kind = MAP_ENTRY_VOLUME_SET, .volume = v, .min_replicas = 2};
+    assert_int_equal(map_fixture_apply(&f, &e).rc, 0);
+    assert_int_equal(map_fixture_shard(&f, v, 0)->epoch, epoch + 1);
+    assert_int_equal(map_fixture_shard(&f, v, 0)->active_epoch, epoch);
+    e.min_replicas = 3; /* it is not active as it is */
+    assert_int_equal(map_fixture_apply(&f, &e).rc, 0);
+    assert_int_equal(map_fixture_shard(&f, v, 0)->epoch, epoch + 1);
+    map_fixture_close(&f);
+}
+
 static void a_flattened_clone_lets_its_parent_go(void **state)
 {
     (void)state;
@@ -363,6 +402,8 @@ int main(void)
         cmocka_unit_test(a_group_is_complete_or_given_up_as_a_whole),
         cmocka_unit_test(deletion_keeps_what_clones_read),
         cmocka_unit_test(a_clone_sits_with_its_parent),
+        cmocka_unit_test(a_clone_below_min_replicas_is_not_active),
+        cmocka_unit_test(a_higher_min_replicas_ends_the_epoch_below_it),
         cmocka_unit_test(a_flattened_clone_lets_its_parent_go),
         cmocka_unit_test(rollback_makes_a_new_head_in_a_new_epoch),
         cmocka_unit_test(no_shrink_goes_below_a_snapshot),
