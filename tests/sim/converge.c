@@ -2,7 +2,7 @@
 /* converge: after the faults ended: are all members in sync, and are they equal (I9)?
  *
  * - reached: every volume has its full number of in_sync members, in an active epoch.
- * - compare: every chunk of every shard is digested from every member's drive by the shipped code; digests must be equal.
+ * - compare: every chunk of every shard, in every live generation, is digested from every member's drive by the shipped code; digests must be equal.
  * Failure: the first differing block of each chunk is told, with the members' digests.
  */
 #include <assert.h>
@@ -76,6 +76,8 @@ void converge_print(struct sim *sim)
 
 /* ---- I9 ---- */
 
+#define CRC32C_OF_ZEROS 0x98f94189u /* of a block */
+
 struct digesting {
     struct store_digest digest;
     struct store_block_digest blocks[STORE_CHUNK_BLOCKS];
@@ -96,7 +98,7 @@ static bool digest_ended(void *arg)
 }
 
 static bool digest_member(struct sim *sim, const struct map_volume *v, const struct map_shard *s,
-                          const struct map_member *m, uint32_t chunk, struct digesting *d)
+                          const struct map_member *m, uint32_t chunk, uint32_t generation, struct digesting *d)
 {
     struct sim_node *node = sim->nodes[m->node];
     if (!sim_node_serving(node))
@@ -108,28 +110,34 @@ static bool digest_member(struct sim *sim, const struct map_volume *v, const str
     memset(d, 0, sizeof(*d));
     d->busy = true;
     d->digest = (struct store_digest){
-        .shard = shard, .chunk = chunk, .generation = v->generation, .blocks = d->blocks, .cb = digested, .owner = d};
+        .shard = shard, .chunk = chunk, .generation = generation, .blocks = d->blocks, .cb = digested, .owner = d};
     store_digest(&d->digest);
     return world_run_until(sim->world, digest_ended, d, ENV_MS(5000)) && d->rc == 0;
 }
 
+/* Zeros are zeros, whether nothing says so, or an allocated block, or 4096 bytes that a guest wrote. */
+static bool is_data(const struct store_block_digest *d)
+{
+    return d->state == 1 && d->crc32c != CRC32C_OF_ZEROS;
+}
+
 static bool equal(const struct store_block_digest *a, const struct store_block_digest *b)
 {
-    bool data_a = a->state == 1, data_b = b->state == 1; /* zeros are zeros, allocated or not */
+    bool data_a = is_data(a), data_b = is_data(b);
     return data_a == data_b && (!data_a || (a->crc32c == b->crc32c && a->crc64 == b->crc64));
 }
 
 static bool compare_chunk(struct sim *sim, const struct map_volume *v, const struct map_shard *s, uint32_t chunk,
-                          struct digesting *one, struct digesting *two)
+                          uint32_t generation, struct digesting *one, struct digesting *two)
 {
     const struct map_member *first = NULL;
     for (uint32_t i = 0; i < s->member_count; i++) {
         const struct map_member *m = &s->members[i];
         if (!(m->flags & MAP_MEMBER_IN_SYNC))
             continue;
-        if (!digest_member(sim, v, s, m, chunk, first ? two : one)) {
-            sim_fail(sim, "volume %" PRIu64 " shard %u chunk %u: node %u cannot be digested", v->id, s->index, chunk,
-                     m->node);
+        if (!digest_member(sim, v, s, m, chunk, generation, first ? two : one)) {
+            sim_fail(sim, "volume %" PRIu64 " shard %u chunk %u generation %u: node %u cannot be digested", v->id,
+                     s->index, chunk, generation, m->node);
             return false;
         }
         if (!first) {
@@ -139,11 +147,12 @@ static bool compare_chunk(struct sim *sim, const struct map_volume *v, const str
         for (uint32_t b = 0; b < STORE_CHUNK_BLOCKS; b++) {
             if (equal(&one->blocks[b], &two->blocks[b]))
                 continue;
-            sim_fail(sim,
-                     "volume %" PRIu64
-                     " shard %u chunk %u block %u: node %u has state %u crc %08x, node %u state %u crc %08x (I9)",
-                     v->id, s->index, chunk, b, first->node, one->blocks[b].state, one->blocks[b].crc32c, m->node,
-                     two->blocks[b].state, two->blocks[b].crc32c);
+            sim_fail(
+                sim,
+                "volume %" PRIu64
+                " shard %u chunk %u generation %u block %u: node %u has state %u crc %08x, node %u state %u crc %08x (I9)",
+                v->id, s->index, chunk, generation, b, first->node, one->blocks[b].state, one->blocks[b].crc32c,
+                m->node, two->blocks[b].state, two->blocks[b].crc32c);
             return false;
         }
     }
@@ -155,10 +164,14 @@ static void compare_volume(void *arg, const struct map_volume *v)
     struct sim *sim = arg;
     struct digesting *one = malloc(sizeof(*one)), *two = malloc(sizeof(*two));
     assert(one && two);
-    uint32_t bad = 0;
-    for (uint64_t at = 0; bad < 4 && at < v->size; at += STORE_CHUNK_BYTES)
-        bad += !compare_chunk(sim, v, &v->shards[at / v->shard_bytes],
-                              (uint32_t)(at % v->shard_bytes / STORE_CHUNK_BYTES), one, two);
+    uint32_t bad = 0, *live = malloc((v->snap_count + 1u) * sizeof(*live));
+    assert(live);
+    uint32_t count = map_live_generations(v, live);
+    for (uint32_t g = 0; g < count; g++)
+        for (uint64_t at = 0; bad < 4 && at < v->size; at += STORE_CHUNK_BYTES)
+            bad += !compare_chunk(sim, v, &v->shards[at / v->shard_bytes],
+                                  (uint32_t)(at % v->shard_bytes / STORE_CHUNK_BYTES), live[g], one, two);
+    free(live);
     free(one);
     free(two);
 }

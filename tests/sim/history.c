@@ -294,6 +294,88 @@ bool history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, u
     return dirty;
 }
 
+void history_fence(struct history *h, uint64_t now, bool (*to_come)(void *arg, uint64_t cell, uint64_t id), void *arg)
+{
+    for (uint64_t i = 0; i < h->busy_count; i++) {
+        struct cell *c = &h->cells[h->busy[i]];
+        for (uint32_t k = 0; k < c->count; k++) {
+            struct write *w = &c->writes[k];
+            if (w->acked == HISTORY_NEVER && w->start <= now && w->effect > now && !to_come(arg, h->busy[i], w->id))
+                w->effect = now;
+        }
+    }
+}
+
+/* ---- snapshots and clones ---- */
+
+static void merge_candidate(struct history_candidate *c, const struct history_candidate *other)
+{
+    c->start = other->start < c->start ? other->start : c->start;
+    c->dead = other->dead > c->dead ? other->dead : c->dead;
+    c->dead_acked = other->dead_acked > c->dead_acked ? other->dead_acked : c->dead_acked;
+}
+
+uint32_t history_candidates(const struct history *h, uint64_t at, uint64_t from, uint64_t to,
+                            struct history_candidate ret[HISTORY_CANDIDATES_MAX])
+{
+    const struct cell *c = &h->cells[at];
+    uint32_t count = 0;
+    assert(at < h->cell_count && from <= to);
+    if (c->count == 0) {
+        ret[0] = (struct history_candidate){.dead = HISTORY_NEVER, .dead_acked = HISTORY_NEVER};
+        return 1;
+    }
+    for (uint32_t i = 0; i < c->count; i++) {
+        const struct write *w = &c->writes[i];
+        if (w->start > to || w->dead_at < from)
+            continue;
+        struct history_candidate one = {
+            .stamp = w->stamp, .start = w->start, .dead = w->dead_at, .dead_acked = HISTORY_NEVER};
+        const struct write *killer = w->dead_at != HISTORY_NEVER ? find((struct cell *)c, w->killer) : NULL;
+        if (killer && killer->acked != HISTORY_NEVER)
+            one.dead_acked = killer->acked > w->dead_at ? killer->acked : w->dead_at;
+        uint32_t k = 0;
+        while (k < count && ret[k].stamp != one.stamp)
+            k++;
+        assert(k < HISTORY_CANDIDATES_MAX);
+        if (k < count)
+            merge_candidate(&ret[k], &one);
+        else
+            ret[count++] = one;
+    }
+    return count;
+}
+
+void history_seed(struct history *h, uint64_t at, uint64_t stamp)
+{
+    assert(at < h->cell_count && stamp < HISTORY_STAMP_MAX);
+    struct write *w = add(h, at);
+    w->stamp = stamp;
+    w->start = w->acked = w->effect = 0;
+}
+
+void history_resize(struct history *h, uint64_t cell_count)
+{
+    uint64_t out = 0, former = h->cell_count;
+    for (uint64_t i = 0; i < h->busy_count; i++)
+        if (h->busy[i] < cell_count)
+            h->busy[out++] = h->busy[i];
+    h->busy_count = out;
+    for (uint64_t i = cell_count; i < former; i++)
+        free(h->cells[i].writes);
+    h->cells = realloc(h->cells, cell_count * sizeof(*h->cells));
+    h->busy = realloc(h->busy, cell_count * sizeof(*h->busy));
+    assert(h->cells && h->busy);
+    if (cell_count > former)
+        memset(h->cells + former, 0, (cell_count - former) * sizeof(*h->cells));
+    h->cell_count = cell_count;
+}
+
+uint64_t history_cells(const struct history *h)
+{
+    return h->cell_count;
+}
+
 uint64_t history_violations(const struct history *h)
 {
     return h->violations;

@@ -38,6 +38,24 @@ void history_flushed(struct history *h, uint64_t start, uint64_t oldest_read, ui
 /* Unflushed writes to these cells may be gone. True: among them are some that were acknowledged since then, to a client that must be
  * told so (R13). */
 bool history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, uint64_t since);
+/* No write that began before now and is not acknowledged takes effect later than now: its session is fenced (R19, I6). to_come says
+ * which ones were not sent yet. */
+void history_fence(struct history *h, uint64_t now, bool (*to_come)(void *arg, uint64_t cell, uint64_t id), void *arg);
+
+/* What a read of [from, to] may return; equal stamps are told once. */
+struct history_candidate {
+    uint64_t stamp;
+    uint64_t start;      /* when it was issued */
+    uint64_t dead;       /* when it was known to be overwritten; HISTORY_NEVER */
+    uint64_t dead_acked; /* the same, by a write that had been acknowledged */
+};
+#define HISTORY_CANDIDATES_MAX 64u
+uint32_t history_candidates(const struct history *h, uint64_t cell, uint64_t from, uint64_t to,
+                            struct history_candidate ret[HISTORY_CANDIDATES_MAX]);
+/* Before anything else happened to the cell: it may have begun with that stamp (a clone's does); several: with any of them. */
+void history_seed(struct history *h, uint64_t cell, uint64_t stamp);
+void history_resize(struct history *h, uint64_t cell_count); /* new cells are zeros; what is cut off is forgotten */
+uint64_t history_cells(const struct history *h);
 uint64_t history_violations(const struct history *h);
 uint64_t history_reads(const struct history *h); /* cells judged so far */
 void history_print(const struct history *h, uint64_t cell, FILE *out);

@@ -131,6 +131,11 @@ void plane_disconnect(struct plane *plane, struct bridge_to_control *b)
         authority_disconnect(b);
 }
 
+struct control *plane_core(const struct plane *plane, int node)
+{
+    return plane->control ? control_sim_core(plane->control, node) : NULL;
+}
+
 /* ---- attach ---- */
 
 static void attached(struct attaching *attaching, int rc, uint64_t session)

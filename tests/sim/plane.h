@@ -7,6 +7,7 @@
 #define ASHLAR_TESTS_SIM_PLANE_H
 
 #include "server/control/bridge.h"
+#include "server/control/control.h"
 #include "server/control/map.h"
 #include "tests/sim/scenario.h"
 #include "tests/sim/transport_sim.h"
@@ -36,6 +37,8 @@ void plane_register(struct plane *plane, struct bridge_to_control *b, const stru
 /* An orderly exit begins: the data side's requests end with -ESHUTDOWN (the stand-in answers them anyway). */
 void plane_stop(struct plane *plane, struct bridge_to_control *b);
 void plane_disconnect(struct plane *plane, struct bridge_to_control *b);
+
+struct control *plane_core(const struct plane *plane, int node); /* control = 1; NULL: down */
 
 struct plane_attach {
     uint64_t volume;

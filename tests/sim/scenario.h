@@ -30,6 +30,10 @@ struct scenario {
     /* workload */
     uint64_t clients_qd, hot_blocks, hot_percent, read_percent, flush_percent, zero_percent, fua_percent, piece_percent;
     uint64_t write_max_kib, big_permille, op_gap_us, failover_per_min, serial_overlaps, guest_crash_per_min;
+    /* operators (control = 1, wire = 1): how many, how often, what they rather do */
+    uint64_t operators, operator_gap_ms, volumes_max, snaps_max, size_max_kib;
+    uint64_t snapshot_weight, group_weight, snapdelete_weight, clone_weight, rollback_weight, flatten_weight;
+    uint64_t create_weight, delete_weight, grow_weight, shrink_weight, migrate_weight, detach_weight;
     /* how long: faults, then how long at most until all is well again */
     uint64_t safety_ms, linger_ms, liveness_ms; /* linger: the workload goes on for so long after the last fault */
     /* faults a minute (of virtual time, of the whole cluster) */

@@ -62,7 +62,8 @@ static void make_cluster(struct sim *sim)
     sim_log_start(sim);
     sim->node_count = (int)s->nodes;
     (void)world_node_add(sim->world); /* 0: the authority's */
-    for (uint64_t i = 1; i <= s->nodes + s->volumes; i++)
+    uint64_t guests = s->operators ? SIM_GUESTS_MAX + SIM_READERS : s->volumes;
+    for (uint64_t i = 1; i <= s->nodes + guests; i++)
         (void)world_node_add(sim->world);
     sim->net = sim_net_create(sim->world, &net);
     struct plane_config config = {.world = sim->world,
@@ -116,7 +117,7 @@ static void make_volumes(struct sim *sim)
         (void)snprintf(entry.name, sizeof(entry.name), "v%u", i);
         int rc = plane_apply(sim->plane, &entry, &result);
         assert(rc == 0);
-        sim->guests[sim->guest_count] = guest_create(sim, result.value);
+        sim->guests[sim->guest_count] = guest_create(sim, result.value, /* origin= */ NULL);
         sim->guest_count++;
     }
 }
@@ -127,7 +128,7 @@ static bool all_idle(void *arg)
     for (uint32_t i = 0; i < sim->guest_count; i++)
         if (!guest_idle(sim->guests[i]))
             return false;
-    return true;
+    return !sim->operators || operators_idle(sim->operators);
 }
 
 static bool all_well(void *arg)
@@ -139,6 +140,8 @@ static void liveness(struct sim *sim)
 {
     faults_stop(sim->faults);
     world_run(sim->world, ENV_MS(1) * sim->scenario.linger_ms);
+    if (sim->operators)
+        operators_stop(sim->operators);
     for (uint32_t i = 0; i < sim->guest_count; i++)
         guest_quiesce(sim->guests[i]);
     uint64_t began = world_now_ns(sim->world);
@@ -148,6 +151,8 @@ static void liveness(struct sim *sim)
         converge_print(sim);
         for (uint32_t i = 0; i < sim->guest_count; i++)
             guest_print(sim->guests[i]);
+        if (sim->operators)
+            operators_print(sim->operators);
         return;
     }
     sim_note(sim, "converged after %" PRIu64 " ms", (world_now_ns(sim->world) - began) / 1000000);
@@ -162,6 +167,8 @@ static void liveness(struct sim *sim)
     if (sim->scenario.rot_per_min)
         converge_scrub(sim);
     converge_compare(sim);
+    if (sim->operators)
+        teardown_run(sim);
 }
 
 static bool all_stopped(void *arg)
@@ -177,6 +184,7 @@ static bool all_stopped(void *arg)
 static void end_cluster(struct sim *sim, bool orderly)
 {
     faults_destroy(sim->faults);
+    operators_destroy(sim->operators);
     for (uint32_t i = 0; i < sim->guest_count; i++) {
         guest_destroy(sim->guests[i]);
         sim->guests[i] = NULL;
@@ -193,6 +201,8 @@ static void end_cluster(struct sim *sim, bool orderly)
     for (int i = 1; i <= sim->node_count; i++)
         if (sim_node_running(sim->nodes[i]))
             sim_node_crash(sim->nodes[i], WORLD_CRASH_PROCESS);
+    if (orderly && sim->scenario.operators)
+        audit_run(sim);
 }
 
 static void free_all(struct sim *sim)
@@ -225,6 +235,8 @@ int sim_run(uint64_t seed, const char *scenario_path, bool trace, double *ret_vi
     make_cluster(sim);
     running = sim;
     make_volumes(sim);
+    if (sim->scenario.operators)
+        sim->operators = operators_create(sim);
     sim->faults = faults_create(sim);
     world_run(sim->world, ENV_MS(sim->scenario.safety_ms));
     liveness(sim);
@@ -232,6 +244,8 @@ int sim_run(uint64_t seed, const char *scenario_path, bool trace, double *ret_vi
     uint64_t ops = 0;
     for (uint32_t i = 0; i < sim->guest_count; i++)
         ops += guest_ops(sim->guests[i]);
+    if (sim->operators)
+        operators_tell(sim->operators);
     if (failed)
         sim_log_print();
     end_cluster(sim, !failed);

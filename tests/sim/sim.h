@@ -13,10 +13,13 @@
 #include "tests/sim/sim_node.h"
 
 #define SIM_NODES_MAX 16
-#define SIM_GUESTS_MAX 8
+#define SIM_GUESTS_MAX 24
+#define SIM_READERS 2 /* of snapshots */
 
 struct guest;
 struct faults;
+struct image;
+struct operators;
 
 struct sim {
     struct scenario scenario;
@@ -30,7 +33,8 @@ struct sim {
     struct guest *guests[SIM_GUESTS_MAX];
     uint32_t guest_count;
     struct faults *faults;
-    uint64_t lost_at_ns; /* when some guest's acknowledged, unflushed data was lost last */
+    struct operators *operators; /* NULL: nobody administers */
+    uint64_t lost_at_ns;         /* when some guest's acknowledged, unflushed data was lost last */
     uint64_t failures;
     char first_failure[256];
 };
@@ -44,8 +48,8 @@ void sim_log_print(void);
 
 int sim_guest_node(const struct sim *sim, uint32_t index); /* world node of a guest's host */
 
-/* workload.c: one guest a volume */
-struct guest *guest_create(struct sim *sim, uint64_t volume);
+/* workload.c: one guest a volume. It begins as a snapshot did (origin; NULL: as zeros). */
+struct guest *guest_create(struct sim *sim, uint64_t volume, struct image *origin);
 void guest_destroy(struct guest *client);
 void guest_quiesce(struct guest *client);    /* begins nothing new */
 bool guest_idle(const struct guest *client); /* nothing in flight */
@@ -56,6 +60,15 @@ void guest_crash(struct guest *client); /* what it has in flight is unknown to i
 uint64_t guest_volume(const struct guest *client);
 uint64_t guest_ops(const struct guest *client);
 void guest_print(const struct guest *client);
+/* What operators do (control = 1, wire = 1). */
+void guest_detach(struct guest *client); /* when guest_idle again, it has no session */
+void guest_attach(struct guest *client);
+void guest_migrate(struct guest *client); /* another client takes its volume over, by force */
+void guest_gone(struct guest *client);    /* its volume was deleted */
+void guest_asks_cut(struct guest *client);
+void guest_has_cut(struct guest *client); /* or there is none, after all */
+void guest_resized(struct guest *client, uint64_t size);
+void guest_rolled_back(struct guest *client, struct image *image);
 
 /* faults.c */
 struct faults *faults_create(struct sim *sim);
@@ -64,6 +77,19 @@ uint32_t faults_unreached(struct faults *faults); /* steps by hand that never ca
 void faults_destroy(struct faults *faults);
 void faults_script_line(const char *line, int node); /* what was logged may be what a step waits for */
 void faults_print(const struct faults *faults);
+
+/* operators.c: snapshots, clones, volumes that come and go, by the shipped admin path */
+struct operators *operators_create(struct sim *sim);
+void operators_stop(struct operators *operators);       /* they begin nothing new */
+bool operators_idle(const struct operators *operators); /* every question is answered, every reader is done */
+void operators_destroy(struct operators *operators);    /* nodes are down; accepts NULL */
+bool operators_by_hand(struct sim *sim, const char *action, const char *arg);
+void operators_print(const struct operators *operators); /* who is at work */
+void operators_tell(const struct operators *operators);  /* what was done */
+/* teardown.c: every snapshot is read; then all is deleted, in any order, and all space must come back. */
+void teardown_run(struct sim *sim);
+/* audit.c: the shipped check of a whole store, over what the stopped nodes left (I11). */
+void audit_run(struct sim *sim);
 
 /* converge.c */
 bool converge_reached(struct sim *sim);

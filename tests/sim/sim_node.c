@@ -480,15 +480,20 @@ static void store_space(void *arg)
     (void)arg;
 }
 
+void sim_node_open_seams(struct sim_node *node, struct env *env, struct drive **ret_drive, struct kv **ret_kv)
+{
+    int rc = drive_sim_open(node->disk, env, ret_drive);
+    assert(rc == 0);
+    rc = kv_sim_open(node->kv, env, ret_kv);
+    assert(rc == 0);
+}
+
 static void open_store(struct life *life)
 {
     struct sim_node *node = life->node;
     struct drive *drive;
     struct kv *kv;
-    int rc = drive_sim_open(node->disk, life->env, &drive);
-    assert(rc == 0);
-    rc = kv_sim_open(node->kv, life->env, &kv);
-    assert(rc == 0);
+    sim_node_open_seams(node, life->env, &drive, &kv);
     struct store_config config = {
         .env = life->env,
         .drive = drive,
@@ -506,7 +511,7 @@ static void open_store(struct life *life)
         .scrub_bytes_per_s = 8u << 20,
     };
     (void)snprintf(config.boot_id, sizeof(config.boot_id), "boot-%d-%u", node->config.node, node->boots);
-    rc = store_open(&config, &life->store);
+    int rc = store_open(&config, &life->store);
     assert(rc == 0);
 }
 
@@ -726,6 +731,11 @@ const struct map *sim_node_map(const struct sim_node *node)
 struct drive_sim_disk *sim_node_disk(const struct sim_node *node)
 {
     return node->disk;
+}
+
+struct kv_sim_base *sim_node_kv(const struct sim_node *node)
+{
+    return node->kv;
 }
 
 uint64_t sim_node_incarnation(const struct sim_node *node)

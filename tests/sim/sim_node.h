@@ -45,8 +45,12 @@ struct store *sim_node_store(const struct sim_node *node);
 struct buf_pool *sim_node_pool(const struct sim_node *node);
 const struct map *sim_node_map(const struct sim_node *node);
 struct drive_sim_disk *sim_node_disk(const struct sim_node *node);
+struct kv_sim_base *sim_node_kv(const struct sim_node *node);
 uint64_t sim_node_incarnation(const struct sim_node *node);
 const char *sim_node_address(const struct sim_node *node);
 bool sim_node_store_failed(const struct sim_node *node);
+
+/* Without a process: its drive and kv, for whoever looks at them. */
+void sim_node_open_seams(struct sim_node *node, struct env *env, struct drive **ret_drive, struct kv **ret_kv);
 
 #endif

@@ -71,6 +71,10 @@ static void judge_read(struct slot *slot, const uint8_t *data, uint64_t begun_ns
         if (!history_read(g->history, first + i, history_stamp_of(data + (uint64_t)i * HISTORY_CELL), begun_ns, now))
             sim_fail(g->sim, "volume %" PRIu64 " offset %" PRIu64 ": wrong content from node %d (I7)", g->volume,
                      (first + i) * HISTORY_CELL, node);
+    for (uint32_t i = 0; g->origin && i < slot->cells; i++)
+        if (!image_seen(g->origin, first + i, history_stamp_of(data + (uint64_t)i * HISTORY_CELL)))
+            sim_fail(g->sim, "volume %" PRIu64 " offset %" PRIu64 ": not what its snapshot holds (I10)", g->volume,
+                     (first + i) * HISTORY_CELL);
 }
 
 static void judge_write(struct slot *slot, int rc)
@@ -93,7 +97,7 @@ static void judge_flush(struct slot *slot)
     struct guest *g = slot->guest;
     if (g->lost_dirty && slot->start_ns > g->sim->lost_at_ns)
         sim_fail(g->sim, "volume %" PRIu64 ": a flush succeeded over lost data (R13)", g->volume);
-    uint64_t oldest_read = UINT64_MAX;
+    uint64_t oldest_read = g->cuts > 0 ? g->cut_asked_ns : UINT64_MAX; /* a snapshot is a read, too */
     for (uint32_t i = 0; i < g->slot_count; i++)
         if (g->slots[i].busy && g->slots[i].kind == KIND_READ && g->slots[i].start_ns < oldest_read)
             oldest_read = g->slots[i].start_ns;
@@ -112,7 +116,7 @@ void slot_ended(struct slot *slot, int rc, const uint8_t *data, uint64_t begun_n
         judge_write(slot, rc);
     if (rc == -ENOSPC || (rc == -EIO && g->sim->scenario.rot_per_min > 0))
         g->fails++;
-    else if (rc != 0 && rc != -EOWNERDEAD) /* the driver's word for: the client was told of a loss */
+    else if (rc != 0 && rc != -EOWNERDEAD && !g->removing) /* the driver's word for: the client was told of a loss */
         sim_fail(g->sim, "an operation of kind %d ended with %s", (int)slot->kind, strerror(-rc));
     slot_done(slot);
 }
@@ -173,6 +177,15 @@ static bool overlaps_busy(const struct slot *slot)
     return false;
 }
 
+/* Never sent, and never to be. */
+void slot_unsent(struct slot *slot)
+{
+    assert(slot->busy);
+    for (uint32_t i = 0; slot->ids && i < slot->cells; i++)
+        history_write_refused(slot->guest->history, slot->offset / HISTORY_CELL + i, slot->ids[i]);
+    slot_done(slot);
+}
+
 static void begin_write(struct slot *slot)
 {
     struct guest *g = slot->guest;
@@ -214,7 +227,7 @@ static void slot_begin(struct slot *slot)
 static void begin_read_all(struct slot *slot)
 {
     struct guest *g = slot->guest;
-    if (g->read_all_next >= g->bytes)
+    if (g->gone || g->detached || g->read_all_next >= g->bytes)
         return;
     slot->busy = true;
     slot->tries = 0;
@@ -236,13 +249,13 @@ static void slot_next(struct world_event *event)
         g->driver->submit(slot);
     else if (g->reading_all)
         begin_read_all(slot);
-    else if (!g->quiet)
+    else if (!g->quiet && !g->detached)
         slot_begin(slot);
 }
 
 /* ---- life ---- */
 
-struct guest *guest_create(struct sim *sim, uint64_t volume)
+struct guest *guest_create(struct sim *sim, uint64_t volume, struct image *origin)
 {
     struct guest *g = calloc(1, sizeof(*g));
     assert(g);
@@ -252,10 +265,12 @@ struct guest *guest_create(struct sim *sim, uint64_t volume)
     const struct map_volume *v = guest_map_volume(g);
     assert(v);
     (void)snprintf(g->name, sizeof(g->name), "%s", v->name);
-    g->bytes = v->size;
+    g->bytes = g->size = v->size;
     g->shard_bytes = v->shard_bytes;
     g->next_stamp = (volume << 40) + 1; /* bytes of another volume are nobody's here (I12) */
-    g->history = history_create(g->bytes / HISTORY_CELL, g->name);
+    g->origin = origin ? image_ref(origin) : NULL;
+    g->history = origin ? image_history(origin, g->bytes / HISTORY_CELL, g->name)
+                        : history_create(g->bytes / HISTORY_CELL, g->name);
     for (uint32_t i = 0; i < HOT_SPOTS; i++)
         g->hot[i] = guest_random(g, g->bytes / STORE_BLOCK_BYTES);
     uint64_t depth = sim->scenario.clients_qd < SLOTS_MAX ? sim->scenario.clients_qd : SLOTS_MAX;
@@ -279,6 +294,7 @@ void guest_destroy(struct guest *g)
         free(g->slots[i].ids);
     }
     history_destroy(g->history);
+    image_unref(g->origin);
     free(g);
 }
 
@@ -292,7 +308,7 @@ bool guest_idle(const struct guest *g)
     for (uint32_t i = 0; i < g->slot_count; i++)
         if (g->slots[i].busy)
             return false;
-    return (!g->reading_all || g->read_all_next >= g->bytes) && g->driver->idle(g);
+    return (!g->reading_all || g->gone || g->detached || g->read_all_next >= g->bytes) && g->driver->idle(g);
 }
 
 void guest_read_all(struct guest *g)
@@ -308,8 +324,72 @@ void guest_failover(struct guest *g)
     g->driver->failover(g);
 }
 
+/* ---- what operators do with it ---- */
+
+void guest_detach(struct guest *g)
+{
+    assert(g->driver->detach && !g->detached);
+    g->detached = true;
+    g->driver->detach(g);
+}
+
+void guest_attach(struct guest *g)
+{
+    assert(g->detached && !g->gone);
+    g->detached = false;
+    g->driver->attach(g);
+    for (uint32_t i = 0; i < g->slot_count; i++)
+        if (!g->slots[i].busy)
+            world_schedule(world_of(g), &g->slots[i].event, WORLD_NOBODY, guest_random(g, ENV_MS(5)), slot_next);
+}
+
+void guest_migrate(struct guest *g)
+{
+    sim_note(g->sim, "volume %" PRIu64 ": migrates", g->volume);
+    if (!g->detached)
+        g->driver->migrate(g);
+}
+
+void guest_gone(struct guest *g)
+{
+    assert(g->detached);
+    g->gone = g->quiet = true;
+}
+
+void guest_asks_cut(struct guest *g)
+{
+    if (g->cuts++ == 0)
+        g->cut_asked_ns = world_now_ns(world_of(g));
+}
+
+void guest_has_cut(struct guest *g)
+{
+    assert(g->cuts > 0);
+    g->cuts--;
+}
+
+void guest_resized(struct guest *g, uint64_t size)
+{
+    if (size < g->bytes)
+        g->bytes = size;
+    g->size = size;
+    history_resize(g->history, size / HISTORY_CELL);
+}
+
+void guest_rolled_back(struct guest *g, struct image *image)
+{
+    assert(g->detached && g->driver->idle(g));
+    history_destroy(g->history);
+    image_ref(image);
+    image_unref(g->origin);
+    g->origin = image;
+    g->history = image_history(image, g->size / HISTORY_CELL, g->name);
+}
+
 void guest_crash(struct guest *g)
 {
+    if (g->gone)
+        return;
     sim_note(g->sim, "volume %" PRIu64 ": its guest crashes", g->volume);
     g->driver->crash(g);
 }

@@ -9,6 +9,7 @@
 #ifndef ASHLAR_TESTS_SIM_WORKLOAD_H
 #define ASHLAR_TESTS_SIM_WORKLOAD_H
 
+#include "tests/sim/image.h"
 #include "tests/sim/sim.h"
 
 #define SLOTS_MAX 32u
@@ -37,6 +38,11 @@ struct driver {
     void (*crash)(struct guest *guest); /* slot_ended(-EOWNERDEAD) for all that is in flight */
     bool (*idle)(const struct guest *guest);
     void (*print)(const struct slot *slot);
+    /* Only over the wire. */
+    void (*detach)(struct guest *guest); /* nothing of it is in flight, nor attached, once idle says so */
+    void (*attach)(struct guest *guest); /* again */
+    void (*migrate)(
+        struct guest *guest); /* another client takes the volume, while this one still has requests in flight */
 };
 
 struct guest {
@@ -44,10 +50,17 @@ struct guest {
     const struct driver *driver;
     void *impl; /* the driver's */
     uint32_t index;
-    uint64_t volume, bytes, shard_bytes;
+    uint64_t volume, bytes, shard_bytes; /* bytes: what its client may use */
+    uint64_t size;                       /* of the volume, as the operators know it */
     char name[MAP_NAME_MAX];
     struct history *history;
+    struct image *origin; /* what it began as (a clone, a rollback); NULL: zeros */
     bool quiet, reading_all;
+    bool detached; /* has no client, nor wants one */
+    bool gone;     /* its volume is deleted */
+    bool removing; /* being deleted by force: any answer will do */
+    uint32_t cuts; /* snapshots that are being asked for */
+    uint64_t cut_asked_ns;
     bool lost_dirty;  /* acknowledged, unflushed writes were lost, and the client has not been told yet (R13) */
     uint64_t life_ns; /* when its client began: what an earlier one wrote is not its to lose */
     uint64_t next_stamp, losses, ops, fails, read_all_next;
@@ -62,7 +75,8 @@ const struct map_volume *guest_map_volume(const struct guest *guest);
 uint64_t guest_random(const struct guest *guest, uint64_t bound);
 /* The answer. data: what was read; begun_ns: when this try began; node: who said it, 0: unknown. */
 void slot_ended(struct slot *slot, int rc, const uint8_t *data, uint64_t begun_ns, int node);
-void slot_retry(struct slot *slot); /* submit again, soon */
+void slot_retry(struct slot *slot);  /* submit again, soon */
+void slot_unsent(struct slot *slot); /* ends: it was never sent */
 void slot_fill(const struct slot *slot, uint8_t *data);
 
 #endif

@@ -21,6 +21,7 @@
 struct wire_op {
     struct client_request request;
     struct slot *slot; /* NULL: the client was closed under it */
+    bool former;       /* of the client that the guest migrates away from */
     uint8_t *data;
     uint64_t begun_ns;
 };
@@ -31,7 +32,8 @@ struct wire {
     struct buf_pool *pool;
     struct transport *transport;
     struct client *client; /* NULL: between two lives */
-    bool opened, closing;
+    struct client *former; /* its volume is being taken from it; NULL: none */
+    bool opened, closing, former_closing;
     uint64_t losses; /* when it was opened */
     uint32_t in_flight, lives;
     struct world_event open_event;
@@ -50,6 +52,8 @@ static void closed(void *arg)
     struct wire *w = arg;
     w->client = NULL;
     w->closing = false;
+    if (w->guest->detached)
+        return;
     world_schedule(world_of(w), &w->open_event, sim_guest_node(w->guest->sim, w->guest->index), ENV_MS(20), wire_open);
 }
 
@@ -62,9 +66,42 @@ static void start_over(struct wire *w)
     client_close(w->client, closed, w);
 }
 
+static void former_closed(void *arg)
+{
+    struct wire *w = arg;
+    w->former = NULL;
+    w->former_closing = false;
+}
+
+static void check_former(struct wire *w)
+{
+    for (uint32_t i = 0; i < SLOTS_MAX; i++)
+        if (w->ops[i] && w->ops[i]->former)
+            return;
+    if (!w->former || w->former_closing)
+        return;
+    w->former_closing = true;
+    client_close(w->former, former_closed, w);
+}
+
+/* Was begun, but no client has it yet. */
+static bool to_come(void *arg, uint64_t cell, uint64_t id)
+{
+    const struct wire *w = arg;
+    for (uint32_t i = 0; i < w->guest->slot_count; i++) {
+        const struct slot *slot = &w->guest->slots[i];
+        uint64_t first = slot->offset / HISTORY_CELL;
+        if (slot->busy && slot->ids && !w->ops[i] && cell >= first && cell < first + slot->cells &&
+            slot->ids[cell - first] == id)
+            return true;
+    }
+    return false;
+}
+
 static void opened(void *arg, int rc)
 {
     struct wire *w = arg;
+    struct guest *g = w->guest;
     if (rc != 0) {
         sim_note(w->guest->sim, "volume %" PRIu64 ": cannot open: %s", w->guest->volume, strerror(-rc));
         start_over(w);
@@ -73,6 +110,10 @@ static void opened(void *arg, int rc)
     w->opened = true;
     w->losses = w->guest->losses;
     w->guest->lost_dirty = false;
+    uint64_t size = client_size(w->client); /* what the operators were not told yet may be refused again */
+    g->bytes = size < g->size ? size : g->size;
+    history_fence(g->history, world_now_ns(world_of(w)), to_come, w);
+    check_former(w);
 }
 
 static void wire_open(struct world_event *event)
@@ -92,11 +133,45 @@ static void wire_open(struct world_event *event)
         addresses[i] = sim_node_address(sim->nodes[1 + (first + i) % (uint32_t)sim->node_count]);
     config.address_count = (uint32_t)sim->node_count;
     (void)snprintf(config.volume, sizeof(config.volume), "%s", w->guest->name);
-    assert(!w->client);
+    assert(!w->client && !w->guest->detached);
     w->guest->life_ns = world_now_ns(world_of(w));
     w->lives++;
     w->client = client_create(&config);
     assert(w->client);
+}
+
+/* ---- migration ---- */
+
+static void wire_migrate(struct guest *g)
+{
+    struct wire *w = g->impl;
+    if (!w->opened || w->closing || w->former)
+        return;
+    for (uint32_t i = 0; i < SLOTS_MAX; i++)
+        if (w->ops[i])
+            w->ops[i]->former = true;
+    w->former = w->client;
+    w->client = NULL;
+    w->opened = false;
+    world_schedule(world_of(w), &w->open_event, sim_guest_node(g->sim, g->index), 0, wire_open);
+}
+
+static void wire_detach(struct guest *g)
+{
+    struct wire *w = g->impl;
+    world_cancel(world_of(w), &w->open_event);
+    if (w->former && !w->former_closing) {
+        w->former_closing = true;
+        client_close(w->former, former_closed, w);
+    }
+    start_over(w);
+}
+
+static void wire_attach(struct guest *g)
+{
+    struct wire *w = g->impl;
+    assert(!w->client && !w->former && w->in_flight == 0);
+    world_schedule(world_of(w), &w->open_event, sim_guest_node(g->sim, g->index), ENV_MS(1), wire_open);
 }
 
 /* ---- operations ---- */
@@ -112,19 +187,28 @@ static void op_done(struct client_request *request, int rc)
         rc = -EOWNERDEAD; /* we closed it after a loss: the outcome is unknown */
     /* An attach by force of its former life that was still on its way took the volume from it: it starts over. */
     bool robbed = rc == -ESTALE && w->lives > 1;
-    if (robbed || (rc == -EIO && w->guest->losses > w->losses)) {
+    bool former = op->former;
+    if (former)
+        rc = rc == -ESTALE || (rc == -EIO && w->guest->losses > 0) ? -EOWNERDEAD : rc;
+    else if (robbed || (rc == -EIO && w->guest->losses > w->losses)) {
         rc = -EOWNERDEAD;
         start_over(w);
     }
     slot_ended(slot, rc, op->data, op->begun_ns, 0);
     free(op->data);
     free(op);
+    if (former)
+        check_former(w);
 }
 
 static void wire_submit(struct slot *slot)
 {
     struct wire *w = slot->guest->impl;
     static const enum client_op ops[] = {CLIENT_READ, CLIENT_WRITE, CLIENT_ZERO, CLIENT_FLUSH};
+    if (slot->guest->detached || (w->opened && slot->offset + slot->length > slot->guest->bytes)) {
+        slot_unsent(slot); /* or the volume is smaller than it was */
+        return;
+    }
     if (!w->opened) {
         slot_retry(slot);
         return;
@@ -185,7 +269,7 @@ static void wire_create(struct guest *g)
 static bool ended(void *arg)
 {
     struct wire *w = arg;
-    if (w->client || w->in_flight > 0)
+    if (w->client || w->former || w->in_flight > 0)
         return false;
     stream_transport_shutdown(w->transport);
     return stream_transport_live(w->transport) == 0;
@@ -196,8 +280,8 @@ static void wire_destroy(struct guest *g)
     struct wire *w = g->impl;
     for (uint32_t i = 0; i < g->slot_count; i++)
         world_cancel(world_of(w), &g->slots[i].event);
-    g->quiet = true;
-    start_over(w);
+    g->quiet = g->detached = true;
+    wire_detach(g);
     bool quiet = world_run_until(world_of(w), ended, w, ENV_MS(20000));
     assert(quiet);
     world_cancel(world_of(w), &w->open_event);
@@ -209,7 +293,7 @@ static void wire_destroy(struct guest *g)
 static bool wire_idle(const struct guest *g)
 {
     const struct wire *w = g->impl;
-    return w->in_flight == 0;
+    return w->in_flight == 0 && (!g->detached || (!w->client && !w->former));
 }
 
 static void wire_print(const struct slot *slot)
@@ -227,4 +311,7 @@ const struct driver workload_wire = {
     .crash = wire_crash,
     .idle = wire_idle,
     .print = wire_print,
+    .detach = wire_detach,
+    .attach = wire_attach,
+    .migrate = wire_migrate,
 };
