@@ -421,6 +421,8 @@ void consensus_core_settle(struct consensus *c)
     if (c->failed_rc == 0 && !c->closing && c->raft.state == RAFT_UNAVAILABLE)
         consensus_fail(c, -EIO, "the library gave up");
     if (c->failed_rc == 0 && !c->closing)
+        consensus_role_tell_commit(c);
+    if (c->failed_rc == 0 && !c->closing)
         consensus_role_update(c);
     drain(c);
     consensus_role_tell(c);

@@ -95,6 +95,10 @@ struct consensus {
     struct raft_barrier barrier; /* in use while submitted && !done */
     bool barrier_in_use;
     raft_term leader_term;
+    raft_term told_term; /* for which told_commit and told_barrier hold */
+    bool told_barrier;   /* since our barrier is durable */
+    raft_index told_commit[CONSENSUS_VOTERS_MAX];
+    bool telling_commit;
     bool told_leader;
     uint64_t told_leader_id;
     bool transferring;
@@ -152,6 +156,8 @@ void consensus_core_settle(struct consensus *c);
 /* On each tick, before the library's own: true if it must not run. */
 bool consensus_core_tick(struct consensus *c);
 void consensus_role_update(struct consensus *c);
+/* After an event that may have moved the commit index: followers that have what is committed hear of it at once. */
+void consensus_role_tell_commit(struct consensus *c);
 void consensus_role_tell(struct consensus *c);
 
 /* RAFT_* to -errno, once. `io_errno` if the operation knows better. */

@@ -152,6 +152,42 @@ void consensus_role_tell(struct consensus *c)
         c->callbacks.role_changed(c->callbacks.arg, is_leader, id, address);
 }
 
+/* The library tells followers of a commit with the next entry or heartbeat, up to heartbeat_ms later; each step of a takeover would
+ * wait for that. A heartbeat that is due goes out on its tick, so it is made due for those who have what is committed. */
+void consensus_role_tell_commit(struct consensus *c)
+{
+    struct raft *r = &c->raft;
+    bool news = false;
+    if (!c->started || c->telling_commit || r->state != RAFT_LEADER)
+        return;
+    if (c->told_term != r->current_term) {
+        memset(c->told_commit, 0, sizeof(c->told_commit));
+        c->told_term = r->current_term;
+        c->told_barrier = false;
+    }
+    /* (C1) Answers that came before our own write ended were clamped: asked for again. */
+    bool ask = c->barrier_submitted && c->leader_term == r->current_term && !c->told_barrier &&
+               r->last_stored >= c->barrier_index;
+    c->told_barrier = c->told_barrier || ask;
+    assert(r->configuration.n <= CONSENSUS_VOTERS_MAX);
+    for (unsigned i = 0; i < r->configuration.n; i++) {
+        struct raft_progress *progress = &r->leader_state.progress[i];
+        if (r->configuration.servers[i].id == c->id)
+            continue;
+        if (progress->match_index >= r->commit_index && c->told_commit[i] < r->commit_index)
+            c->told_commit[i] = r->commit_index;
+        else if (!ask)
+            continue;
+        progress->last_send = 0;
+        news = true;
+    }
+    if (!news)
+        return;
+    c->telling_commit = true;
+    c->raft_tick(&c->outer);
+    c->telling_commit = false;
+}
+
 /* How many voters stand before us: they take turns, so that their votes are not split. */
 static unsigned turn_of(const struct consensus *c, uint64_t lost)
 {

@@ -74,6 +74,8 @@ static void peer_hello(struct control_peer *peer, const struct msg *msg)
     }
     peer->ready = true;
     peer->incarnation = hello.incarnation;
+    if (c->lost_node == peer->node)
+        c->lost_node = 0;
     assert(peer->link != NULL);
     control_follow_ready(c, peer);
     if (peer->node == control_leader_node(c)) {
@@ -110,8 +112,11 @@ static void peer_closed(struct link *link, void *owner, int reason)
         log_debug("link to node=%u closed reason=%d", peer->node, reason);
         if (c->leading && was_ready && reason < 0 && !c->stopping)
             control_liveness_suspect(c, peer->node);
-        if (!c->leading && was_ready && reason < 0 && !c->stopping && c->config.log && c->config.log->ops->leader_lost)
+        if (!c->leading && was_ready && reason < 0 && !c->stopping && c->config.log &&
+            c->config.log->ops->leader_lost) {
+            c->lost_node = peer->node;
             c->config.log->ops->leader_lost(c->config.log, peer->node);
+        }
     }
     control_link_gone(c);
     assert(peer->link != link);

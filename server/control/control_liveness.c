@@ -83,6 +83,9 @@ static void lead(struct control *c)
     log_info("leading term=%llu", (unsigned long long)c->term);
     assert(c->term > 0);
     c->heartbeat_now = true;
+    if (c->lost_node) /* R10: most likely the leader before us; nobody could be told then */
+        control_liveness_suspect(c, c->lost_node);
+    c->lost_node = 0;
 }
 
 static void follow(struct control *c)

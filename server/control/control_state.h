@@ -248,6 +248,7 @@ struct control {
     struct control_duty duties[CONTROL_DUTIES_MAX];
     uint32_t duties_pending; /* of them busy */
     bool transferred;
+    uint32_t lost_node; /* whose link to us ended by itself while we followed, and has not come back; 0: none */
     uint64_t transferred_ns;
 
     struct list_node admins;                  /* waiting for the leader's answer */

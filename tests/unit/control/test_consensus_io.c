@@ -373,6 +373,27 @@ static void cancelled_writes_at_close_are_survived(void **state)
     assert_int_equal(fake.applied, 1);
 }
 
+/* Goal: followers hear of a commit, and are asked again once clamped answers count, without a heartbeat's delay. */
+static void commits_are_told_at_once(void **state)
+{
+    struct fake fake;
+    (void)state;
+    fake_setup(&fake, true);
+    assert_int_equal(consensus_core_start(fake.c), 0);
+    become_leader(&fake);
+    answer_append(&fake, 3); /* (C1) clamped: our own write of the barrier has not ended */
+    unsigned sent = fake.sent_count;
+    finish_write(&fake);
+    assert_int_equal(fake.sent_count, sent + 2); /* both voters are asked again */
+    answer_append(&fake, 3);
+    assert_true(consensus_is_leader(fake.c));
+    assert_true(fake.sent_count > sent + 2);
+    assert_int_equal(fake.last_sent.type, RAFT_IO_APPEND_ENTRIES);
+    assert_int_equal(fake.last_sent.server_id, 2);
+    assert_int_equal(fake.last_sent.append_entries.leader_commit, 3);
+    fake_teardown(&fake);
+}
+
 /* A message as the backend delivers it: the entries are given to the receiver. */
 static struct raft_message append_message(raft_term term, raft_index prev, unsigned n)
 {
@@ -616,6 +637,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(older_term_is_not_committed_by_count),
+        cmocka_unit_test(commits_are_told_at_once),
         cmocka_unit_test(cancelled_writes_at_close_are_survived),
         cmocka_unit_test(nothing_passes_after_a_failure),
         cmocka_unit_test(probation_step_by_step),
