@@ -48,11 +48,15 @@ UNITS = {"latency_us": "us", "iops": "IOPS", "mib_s": "MiB/s"}
 
 
 def fio(uri, work_dir, arguments, deadline_s):
-    """Runs fio; its only job's report."""
+    """Runs fio on one volume; its only job's report."""
+    return run_fio(["--name=bench", "--ioengine=nbd", f"--uri={uri}", *arguments], work_dir, deadline_s)
+
+
+def run_fio(arguments, work_dir, deadline_s):
+    """Runs fio; the report of its only job, or of its only group of jobs."""
     report_path = os.path.join(work_dir, "fio.json")
-    argv = ["fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", "--output-format=json",
-            f"--output={report_path}", "--eta=never", "--lat_percentiles=1", "--clat_percentiles=0",
-            "--percentile_list=50:99:99.9", *arguments]
+    argv = ["fio", "--output-format=json", f"--output={report_path}", "--eta=never", "--lat_percentiles=1",
+            "--clat_percentiles=0", "--percentile_list=50:99:99.9", *arguments]
     child = subprocess.Popen(argv, cwd=work_dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, text=True, preexec_fn=die_with_parent)
     try:

@@ -5,3 +5,8 @@ markup (elements that escape by themselves) -> drawing (scales, axes, colours) -
 -> sections (a heading, a figure, its table, its command) -> page (style and script around them).
 figures and questions are pure: they turn results into compared numbers and into sentences.
 """
+import os
+import sys
+
+# The modules of bench/ (verdict, cost_model) are programs' parts, not a package: they are found beside this folder.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -6,13 +6,10 @@ with its spread and what may be said of it; slowdowns() does so for all. Medians
 Failure modes: what can not be compared is a Comparison without ratio, whose .said tells why in words.
 """
 import math
-import os
-import sys
 from dataclasses import dataclass
 from statistics import median
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-import verdict  # noqa: E402
+import verdict
 
 PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9", "max")
 # From so many rounds on, pairs that all point one way are chance in 3 % at most; below, the spreads must not overlap, either.

@@ -8,6 +8,8 @@ import re
 import shlex
 from dataclasses import dataclass, field
 
+import cost_model
+
 from . import bars, figures, lines, questions
 from .drawing import colours_of_names, colours_of_stacks, figure, time_text, times_text
 from .markup import element, join, short
@@ -311,4 +313,30 @@ def model(context):
     return Section("model", "Model", join(element("h2", {}, "What the model says of scale"), parts)) if parts else None
 
 
-ALL = [summary, trouble, slowdown, latency, rate, cpu, layers, scenarios, curves, model, stacks, machine]
+def scale(context):
+    """Measured against foretold: more daemons on one machine."""
+    runs = context.results.lists["scale"]
+    if not runs:
+        return None
+    try:
+        rows = cost_model.check_scaleout(runs)
+    except cost_model.ModelError as error:
+        return Section("scale", "Scale-out", join(element("h2", {}, "Scale-out on this machine"), element("p", {"class": "say"}, f"Not compared: {error}.")))
+    parts = []
+    for workload in dict.fromkeys(r["workload"] for r in rows):
+        own = [r for r in rows if r["workload"] == workload]
+        xs = [r["nodes"] for r in own]
+        data = [("measured", "measured", xs, [r["measured_iops"] for r in own], [r["low_iops"] for r in own], [r["high_iops"] for r in own]),
+                ("model", "model", xs, [r["predicted_iops"] for r in own], None, None)]
+        drawing = lines.curve(data, {"measured": "blue3", "model": "orange1"}, f"Scale-out on this machine: {workload}", "daemons", "IOPS, all volumes", dashed=("model",), high=200)
+        parts.append(join(element("h3", {}, short(workload)), context.draw(f"scale-{_file_part(workload)}", drawing, context.how(own=runs[-1].get("command") or "bench/scaleout"))))
+    cells = [[r["workload"], number(r["nodes"]), number(r["measured_iops"]), number(r["predicted_iops"]), number(r["error_percent"]), number(r["spread_percent"]),
+              number(r["measured_cpu_us"]), number(r["predicted_cpu_us"]), "fitted here" if r["fitted"] else "foretold"] for r in rows]
+    return Section("scale", "Scale-out", join(
+        element("h2", {}, "Scale-out on this machine"),
+        element("p", {"class": "say"}, "The same load on the same cores and drive, spread over more daemons: not more hardware, but the cost of more daemons. The model is "
+                                       "fitted to the smallest cluster alone; the band is the range of the rounds."), parts,
+        table("Measured and foretold", ["workload", "daemons#", "measured IOPS#", "model#", "error %#", "spread ± %#", "CPU µs measured#", "model#", "what"], cells)))
+
+
+ALL = [summary, trouble, slowdown, latency, rate, cpu, layers, scenarios, curves, scale, model, stacks, machine]
