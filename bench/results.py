@@ -34,7 +34,7 @@ class Workload:
     def unit(self):
         if self.metric.startswith("lat_us"):
             return "µs"
-        return {"iops": "IOPS", "mib_s": "MiB/s", "aux.seconds": "s", "aux.tps": "transactions/s",
+        return {"iops": "IOPS", "mib_s": "MiB/s", "aux.mib_s": "MiB/s", "aux.seconds": "s", "aux.tps": "transactions/s",
                 "aux.ops_s": "operations/s"}.get(self.metric, self.metric.removeprefix("aux."))
 
 

@@ -286,6 +286,30 @@ class Arithmetic(Files):
         found = self.read([bad, good])
         self.assertEqual(figures.series_by_scenario(found)["kill-rebuild"]["ashlar-x3"]["result"]["longest_stall_ms"], 9000)
 
+    def test_events_of_one_kind_share_a_label_and_all_are_marked(self):
+        items = [i for i in synthetic.records(rounds=1) if i["kind"] != "series"]
+        one = synthetic.series(synthetic.random.Random(1), "ashlar-x3", 10)
+        one["events"] = [{"t_s": 2.0 * i, "name": f"snapshot s{i}"} for i in range(1, 10)]
+        drawing_of = next(d for n, d in self.page([*items, one])[2].items() if n.startswith("scenario"))
+        self.assertEqual(drawing_of.count('class="event"'), 9)
+        self.assertIn("snapshot s1 … snapshot s9 (9 times)", drawing_of)
+
+    def test_a_failure_of_one_step_is_not_given_as_the_reason_of_another(self):
+        items = [i for i in synthetic.records() if not (i["kind"] == "sample" and i["stack"] == "ashlar-x3" and i["workload"] == "pgbench")]
+        items.append({"kind": "failure", "stack": "ashlar-x3", "where": "budget", "text": "no stamps"})
+        found = self.read(items)
+        self.assertEqual(figures.compare(found, self.workload(found, "pgbench"), "ashlar-x3", "bare").said, "not measured")
+        items[-1].update(where="workload", what="pgbench")
+        found = self.read(items)
+        self.assertEqual(figures.compare(found, self.workload(found, "pgbench"), "ashlar-x3", "bare").said, "failed: no stamps")
+
+    def test_the_command_under_a_figure_is_narrowed_to_it(self):
+        items = synthetic.records(rounds=1)
+        items[0]["command"] = "bench/headtohead --only a,b --scenarios none --out old --seconds 3"
+        page = self.page(items)[0]
+        self.assertIn("bench/headtohead --seconds 3 --scenarios kill-rebuild --out again", page)
+        self.assertIn("bench/headtohead --seconds 3 --only pgbench --no-scenarios --out again", page)
+
     def test_thinning_keeps_extremes_and_stalls_are_spans(self):
         points = [(i, 0.0 if i == 5000 else 7.0) for i in range(10000)]
         thin = lines.thinned(points)

@@ -11,7 +11,7 @@ from .figures import NOISE, ONE_ROUND
 from .markup import element, join
 
 ROW, BAR, HEAD, FOOT, GAP = 19, 13, 30, 36, 26
-NAME_WIDTH, VALUE_WIDTH = 118, 84
+NAME_WIDTH, VALUE_WIDTH = 134, 84
 
 
 class Grid:
@@ -62,7 +62,7 @@ def whisker(scale, stat, middle):
 def measure_name(workload):
     known = {"lat_us.p50": "by median latency", "lat_us.mean": "by mean latency", "iops": "by IOPS", "mib_s": "by MiB/s", "aux.tps": "by transactions/s",
              "aux.ops_s": "by operations/s", "aux.seconds": "by run time"}
-    return known.get(workload.metric, f"by {workload.metric}")
+    return known.get(workload.metric, f"by {workload.unit}")
 
 
 # ---- slowdown
@@ -171,7 +171,7 @@ def _latency_marks(found, scale, middle, colour, stack):
 
 def stacked(groups, colours, title, description, rest_name=None, columns=1):
     """groups: [(heading, [(stack, [(part, us)], total or None, why)])]; what parts leave of a total is hatched."""
-    grid = Grid(columns, name_width=130, value_width=150 if columns == 1 else 70)
+    grid = Grid(columns, name_width=NAME_WIDTH, value_width=150 if columns == 1 else 70)
     identifier = "hatch-" + "".join(c for c in title.lower() if c.isascii() and c.isalnum())[:40]
     names = list(dict.fromkeys(name for _, rows in groups for _, found, *_ in rows for name, _ in found))
     swatches, space = key(colours, names)

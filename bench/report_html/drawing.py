@@ -15,10 +15,10 @@ CHAR = 0.58  # mean width of a character, in font sizes, on the generous side
 
 # Okabe and Ito's palette and neighbours: told apart with any colour vision, 3:1 on their ground. (light, dark)
 PALETTE = {
-    "grey1": ("#5f6b7a", "#a3afbd"), "grey2": ("#8593a3", "#7d8998"), "grey3": ("#a5b0bc", "#5f6b7a"),
+    "grey1": ("#5f6b7a", "#a3afbd"), "grey2": ("#8593a3", "#7d8998"), "grey3": ("#98a4b0", "#77848f"),
     "orange1": ("#d55e00", "#ff8a3d"), "orange2": ("#e39a1b", "#ffc061"), "orange3": ("#9c4a0c", "#d98a55"),
-    "blue1": ("#7ab8e0", "#a9d8f7"), "blue2": ("#3d93cc", "#6fbdf0"), "blue3": ("#0b66a8", "#3f9be0"),
-    "blue4": ("#0a3f6b", "#2a6fb0"), "purple1": ("#a6568f", "#e29ccb"), "purple2": ("#6d4c9f", "#b39ddb"),
+    "blue1": ("#7ab8e0", "#cfe8fb"), "blue2": ("#3d93cc", "#8ec9f4"), "blue3": ("#0b66a8", "#4f9fe3"),
+    "blue4": ("#0a3f6b", "#3279bd"), "purple1": ("#a6568f", "#e29ccb"), "purple2": ("#6d4c9f", "#b39ddb"),
     "green1": ("#008766", "#3cc9a3"), "green2": ("#5d9c2a", "#9ad061"), "yellow1": ("#8f8300", "#e8dc55"),
     "red1": ("#b3261e", "#ff8a80"),
 }
@@ -29,14 +29,19 @@ LAYERS = ["blue3", "orange2", "green1", "purple1", "blue1", "orange1", "yellow1"
 
 
 def colours_of_stacks(results):
-    """{stack: colour name}: hue by role, shade by turn."""
-    turns, found = {}, {}
+    """{stack: colour name}: hue by role, shades as far apart as they go."""
+    by_role = {}
     for stack in results.stack_names():
-        role = results.role(stack)
-        shades = BY_ROLE.get(role, BY_ROLE["custom"])
-        found[stack] = shades[turns.get(role, 0) % len(shades)]
-        turns[role] = turns.get(role, 0) + 1
-    return found
+        by_role.setdefault(results.role(stack) if results.role(stack) in BY_ROLE else "custom", []).append(stack)
+    found = {}
+    for role, stacks in by_role.items():
+        shades = BY_ROLE[role]
+        if len(stacks) == 1:
+            found[stacks[0]] = shades[len(shades) // 2]
+            continue
+        step = (len(shades) - 1) / (len(stacks) - 1) if len(stacks) <= len(shades) else 1
+        found.update({stack: shades[round(i * step) % len(shades)] for i, stack in enumerate(stacks)})
+    return {stack: found[stack] for stack in results.stack_names()}
 
 
 def colours_of_names(names):
@@ -140,7 +145,7 @@ class Log:
     def ticks(self):
         most = max(abs(self.end - self.start) / TICK_SPACE, 1)
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for steps in ((1, 2, 5), (1, 3), (1,)):
+        for steps in ((1, 1.2, 1.5, 2, 3, 4, 5, 7), (1, 1.5, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
             found = [m * 10.0 ** d for d in decades for m in steps if self.low * 0.999 <= m * 10.0 ** d <= self.high * 1.001]
             if len(found) <= most:
                 break

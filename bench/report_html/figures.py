@@ -12,6 +12,7 @@ from statistics import median
 import verdict
 
 PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9", "max")
+WHOLE_STACK = ("preflight", "up", "flush-check", "fill")   # where a failure leaves nothing of a stack
 # From so many rounds on, pairs that all point one way are chance in 3 % at most; below, the spreads must not overlap, either.
 PAIRS_SUFFICE = 6
 SLOWER, FASTER, NOISE, ONE_ROUND, NO_RATIO = "slower", "faster", "noise", "one round", "none"
@@ -57,7 +58,7 @@ def _why_nothing(results, workload, stack):
     for failure in results.failures_of(stack, workload.name):
         return f"failed: {failure.get('text') or 'no reason given'}"
     for failure in results.failures_of(stack):
-        if failure.get("what") in (None, ""):
+        if failure["where"] in WHOLE_STACK and failure.get("what") in (None, ""):
             return f"failed: {failure.get('text') or 'no reason given'}"
     return "not measured"
 
@@ -121,6 +122,19 @@ def cpu(results, workload, stack):
     names = dict.fromkeys(name for run in runs for name in run)
     found = {name: median([run.get(name) or 0 for run in runs]) for name in names}
     return {name: us for name, us in found.items() if us > 0}
+
+
+def reference(results):
+    """{stack: {figure of the reference job: median over what ran beside the stack's own runs}}"""
+    found = {}
+    for (_, stack), rounds in results.samples.items():
+        for record in rounds.values():
+            for side in (record.get("reference") or {}).values():
+                for name, value in (side.items() if isinstance(side, dict) else ()):
+                    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                        found.setdefault(name, {}).setdefault(stack, []).append(value)
+    stacks = [s for s in results.stack_names() if any(s in by_stack for by_stack in found.values())]
+    return {s: {name: median(by_stack[s]) if s in by_stack else None for name, by_stack in found.items()} for s in stacks}
 
 
 @dataclass(frozen=True)

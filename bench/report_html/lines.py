@@ -7,14 +7,16 @@ Failure modes: missing values break the line; a stack without a series shows why
 screen can show, keeping the extremes.
 """
 import math
+import re
 
 from .drawing import Linear, Log, figure, fits, line, linear_scale, log_scale, rect, svg, text, time_text, WIDTH
 from .markup import element, join, short
 
-NAME_WIDTH, SIDE_WIDTH = 122, 218
-RATE_HIGH, LATENCY_HIGH, STRIP_GAP = 58, 40, 20
+NAME_WIDTH, SIDE_WIDTH = 152, 204
+RATE_HIGH, LATENCY_HIGH, EXTRA_HIGH, STRIP_GAP = 58, 40, 24, 20
+EXTRAS_MAX = 2
 POINTS_MAX = 600
-EVENTS_MAX = 12
+EVENTS_MAX, LABELS_MAX = 200, 8
 
 
 def points_of(times, values):
@@ -111,6 +113,14 @@ def _strip(record, stack, x, top, colour, latency_range):
         for name, classes in (("lat_us_max", "thin noise"), ("lat_us_p99", ""), ("lat_us_p50", "thin target")):
             parts.append(polylines(thinned(points_of(record.get("t_s"), record.get(name))), x, y, f"line-{colour} {classes}"))
         height += 8 + LATENCY_HIGH
+    for name, values in list((record.get("extra") or {}).items())[:EXTRAS_MAX]:
+        points = thinned(points_of(record.get("t_s"), values))
+        if any(v is not None for _, v in points):
+            height += 10 + EXTRA_HIGH
+            y = linear_scale([v for _, v in points], top + height, top + height - EXTRA_HIGH)
+            parts += [line(x.start, y(0), x.end, y(0), "grid"), text(x.start - 6, y(0) - EXTRA_HIGH / 2 + 4, fits(name, NAME_WIDTH - 12, 11), "mute small", "end"),
+                      text(x.end - 4, y(y.high) + 9, f"most {figure(max(v for _, v in points if v is not None))}", "mute small", "end"),
+                      polylines(points, x, y, f"line-{colour} thin")]
     parts.append(_side(record, x.end + 14, top, SIDE_WIDTH - 14))
     return join(parts), height
 
@@ -119,12 +129,12 @@ def scenario(by_stack, colours, order, title, absent):
     """by_stack: {stack: series record}; absent: [(stack, why)]."""
     records = [(stack, by_stack[stack]) for stack in order if stack in by_stack]
     times = [t for _, r in records for t, _ in points_of(r.get("t_s"), r.get("t_s"))]
-    events, noted = _events(records)
+    events, labels, noted = _events(records)
     x = Linear(0, max(times, default=1), NAME_WIDTH, WIDTH - SIDE_WIDTH)
     latencies = [v for _, r in records for name in ("lat_us_p50", "lat_us_p99", "lat_us_max")
                  for _, v in points_of(r.get("t_s"), r.get(name)) if v]
     bounds = log_scale(latencies, 0, 1) if latencies else None
-    head = 8 + 15 * len(events)
+    head = 8 + 15 * len(labels)
     top, parts = head + 12.0, []
     for stack, record in records:
         drawn, height = _strip(record, stack, x, top, colours[stack], (bounds.low, bounds.high) if bounds else None)
@@ -133,10 +143,11 @@ def scenario(by_stack, colours, order, title, absent):
     bottom = top - STRIP_GAP + 4
     for t in x.ticks(8):
         parts += [line(x(t), bottom, x(t), bottom + 4, "axis"), text(x(t), bottom + 18, f"{figure(t)} s", "mute small", "middle")]
-    for i, (t, name) in enumerate(events):
-        parts += [line(x(t), 16.0 + 15 * i, x(t), bottom, "event"),
-                  text(x(t) + (4 if x(t) < WIDTH * 0.62 else -4), 20.0 + 15 * i, fits(f"{figure(t)} s: {name}", WIDTH * 0.5), "bad strong",
-                       None if x(t) < WIDTH * 0.62 else "end")]
+    tops = {t: 16.0 + 15 * i for i, t in enumerate(labels.values())}
+    parts += [line(x(t), tops.get(t, head), x(t), bottom, "event") for t, _ in events]
+    for i, (label, t) in enumerate(labels.items()):
+        right = x(t) < WIDTH * 0.6
+        parts.append(text(x(t) + (4 if right else -4), 20.0 + 15 * i, fits(label, WIDTH * 0.5), "bad strong", None if right else "end"))
     bottom += 26
     for stack, why in absent:
         parts += [text(NAME_WIDTH - 12, bottom + 12, fits(stack, NAME_WIDTH - 12), "title", "end"),
@@ -149,16 +160,27 @@ def scenario(by_stack, colours, order, title, absent):
 
 
 def _events(records):
-    """Of all stacks, those at nearly the same time and of one name once; and a note if some are left out."""
+    """(events of all stacks, those at nearly the same time and of one name once; {label: where it stands}; a note if some
+    are left out). Events that differ by a number alone share a label: snapshot s1 to s9."""
     found = []
     for _, record in records:
         for event in record.get("events") or []:
             t, name = event.get("t_s"), short(event.get("name") or "event", 70)
-            if t is not None and not any(name == known and abs(t - at) < 1.0 for at, known in found):
+            if t is not None and not any(name == known and abs(t - at) < 1.0 for at, known in found[-50:]):
                 found.append((t, name))
     found.sort()
-    kept = found[:EVENTS_MAX]
-    return kept, f"{len(found) - len(kept)} more events are not drawn" if len(found) > len(kept) else None
+    kept, alike = found[:EVENTS_MAX], {}
+    for t, name in kept:
+        alike.setdefault(re.sub(r"\d+", "#", name), []).append((t, name))
+    labels = {}
+    for some in alike.values():
+        if len(some) <= 2:
+            labels.update({f"{t:.3g} s: {name}": t for t, name in some})
+        else:
+            labels[f"{some[0][0]:.3g} to {some[-1][0]:.3g} s: {some[0][1]} … {some[-1][1]} ({len(some)} times)"] = some[0][0]
+    shown = dict(sorted(labels.items(), key=lambda item: item[1])[:LABELS_MAX])
+    left_out = len(found) - len(kept) + len(labels) - len(shown)
+    return kept, shown, f"{left_out} more events are not drawn or not named" if left_out else None
 
 
 # ---- curves

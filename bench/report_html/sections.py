@@ -52,7 +52,9 @@ class Context:
         base = self.results.run.get("command")
         if not base:
             return element("p", {"class": "how"}, "The run did not record its command.")
-        base = re.sub(r"\s--out(=|\s+)\S+", "", base)  # the same place again would go on with what is there
+        narrowed = "|only|scenarios|no-scenarios" if workloads or scenarios else ""
+        # The same place again would go on with what is there.
+        base = re.sub(rf"\s--(?:out{narrowed})(?:(?:=|\s+)(?!--)\S+)?(?=\s|$)", "", base)
         more = [f"--only {shlex.quote(','.join(workloads))} --no-scenarios"] if workloads else []
         more += [f"--scenarios {shlex.quote(','.join(scenarios))}"] if scenarios else []
         return command(short(" ".join([base, *more, "--out again"]), 900), "bench/report again/results.jsonl")
@@ -294,9 +296,13 @@ def machine(context):
         others = figures.summary([r.get("others_cores") for s in results.stack_names() for r in results.rounds(workload, s).values()])
         if others:
             rows.append([workload.title, number(others["median"]), number(others["high"])])
+    drift = [[stack, *[number(v) for v in found.values()]] for stack, found in figures.reference(results).items()]
+    names = next((list(found) for found in figures.reference(results).values()), [])
     return Section("machine", "Machine", join(
         element("h2", {}, "Machine and method"), facts([("command", run.get("command")), *pairs]),
-        table("Cores used by processes that are no part of the test", ["workload", "median#", "most#"], rows) if rows else None))
+        table("Cores used by processes that are no part of the test", ["workload", "median#", "most#"], rows) if rows else None,
+        table("The reference job beside the runs of each stack: equal, if the machine was the same for all (medians)",
+              ["stack", *[f"{n}#" for n in names]], drift) if drift else None))
 
 
 def model(context):
