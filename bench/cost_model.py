@@ -61,13 +61,13 @@ INPUTS = {
 }
 
 ASSUMPTIONS = [
-    "nodes are equal, loads and copies are spread evenly, each node's VMs use volumes whose primary is on that node (reads stay local)",
+    "nodes are equal, loads and copies are spread evenly, each node's VMs use volumes whose primary is there (reads stay local)",
     "4 KiB random requests at a depth that batches like the measured one; no request waits for a lock of another",
     "the network between nodes is not blocking: only the nodes' own links limit",
     "a write costs one drive write on each of its copies (in-place writes, no journal); a read costs one on one",
     "CPU an I/O does not depend on the number of nodes, but for heartbeats; what a daemon batches depends on its own queue",
     "rebuild is spread: each survivor reads and writes an equal share; it may take a fixed share of drive and link",
-    "fail-over: silence or a refused port, one Raft entry, then every survivor takes over its share of the dead node's shards in turn",
+    "fail-over: silence or a refused port, one Raft entry, then every survivor takes over its share of the shards in turn",
     "the limits are not reached together: the least of them is the prediction, so it is an upper bound near the crossing",
 ]
 
@@ -89,11 +89,13 @@ class Inputs:
         if name not in INPUTS:
             raise AttributeError(name)
         if name not in self.values:
-            raise ModelError(f"{name} ({INPUTS[name].meaning}, {INPUTS[name].unit}) is neither measured nor given: --set {name}=...")
+            one = INPUTS[name]
+            raise ModelError(f"{name} ({one.meaning}, {one.unit}) is neither measured nor given: --set {name}=...")
         return self.values[name][0]
 
     def told(self):
-        return {name: {"value": value, "unit": INPUTS[name].unit, "source": source} for name, (value, source) in sorted(self.values.items())}
+        return {name: {"value": value, "unit": INPUTS[name].unit, "source": source}
+                for name, (value, source) in sorted(self.values.items())}
 
 
 def _least(limits):
@@ -151,7 +153,8 @@ def rebuild(inputs, nodes):
     one_shard = inputs.shard_gib * 1024 / min(inputs.sync_stream_mib_s, rate)
     if seconds < one_shard:
         name, seconds = "one shard", one_shard
-    return {"rebuild_s": seconds, "rebuild_limit": name, "exposed_s": seconds + inputs.out_after_s, "rebuild_mib_s": inputs.used_gib * 1024 / seconds}
+    return {"rebuild_s": seconds, "rebuild_limit": name, "exposed_s": seconds + inputs.out_after_s,
+            "rebuild_mib_s": inputs.used_gib * 1024 / seconds}
 
 
 # ---- fail-over
@@ -165,7 +168,8 @@ def failover(inputs, nodes):
     change = inputs.commit_ms + shards * inputs.apply_us_shard / 1e3
     takeover = math.ceil(primaries / survivors) * inputs.takeover_us_shard / 1e3
     after = change + takeover + inputs.client_retry_ms
-    return {"stall_killed_ms": inputs.detect_refused_ms + after, "stall_silent_ms": inputs.node_timeout_ms + inputs.heartbeat_ms + after}
+    return {"stall_killed_ms": inputs.detect_refused_ms + after,
+            "stall_silent_ms": inputs.node_timeout_ms + inputs.heartbeat_ms + after}
 
 
 def predict(inputs, nodes):
@@ -191,7 +195,7 @@ def _median_metric(run, stack, workload, name):
 
 
 def measured(run, stack="ashlar-x3", floor="bare"):
-    """{input: (value, source)} of what a run of bench/headtohead tells. Node 1 is where the volume is attached: it has the primary."""
+    """{input: (value, source)} of what a run of bench/headtohead tells. Node 1, where the volume is attached, has the primary."""
     write, read = "randwrite-qd32", "randread-qd32"
     backups = max(sum(name.startswith("ashlard") for name in _daemons(run, stack, write)) - 1, 1)
     busy = min(backups, 2)
@@ -205,7 +209,8 @@ def measured(run, stack="ashlar-x3", floor="bare"):
         "drive_read_iops": _median_metric(run, floor, read, "iops"),
         "drive_mib_s": _median_metric(run, floor, "seqwrite-1m", "mib_s"),
     }
-    return {name: (value, f"measured, {floor if name.startswith('drive') else stack}") for name, value in found.items() if value}
+    return {name: (value, f"measured, {floor if name.startswith('drive') else stack}")
+            for name, value in found.items() if value}
 
 
 def _daemons(run, stack, workload):
@@ -242,7 +247,7 @@ def in_flight(record):
 
 def fit(records, base_nodes, depth):
     """From the runs at base_nodes alone, of several depths: least squares in 1 / (requests in flight at one daemon)."""
-    own = [r for r in records if r["nodes"] == base_nodes and r.get("iops") and r.get("cpu_us") and r.get("depth") and r.get("volumes")]
+    own = [r for r in records if r["nodes"] == base_nodes]
     wanted = [r for r in own if r["depth"] == depth]
     if not wanted or len({r["depth"] for r in own}) < 2:
         raise ModelError(f"the check needs runs with {base_nodes} nodes at two depths at least, one of them {depth}")
@@ -266,8 +271,9 @@ def predict_scaleout(cost, nodes, volumes, depth):
 
 
 def check_scaleout(records, depth=None):
-    """[{workload, nodes, measured, predicted, error_percent, spread_percent}]; the smallest size is where the model comes from."""
+    """A row for each workload and size: measured, foretold, the error. The smallest size is where the model comes from."""
     rows = []
+    records = [r for r in records if r.get("iops") and r.get("cpu_us") and r.get("depth") and r.get("volumes")]
     for workload in dict.fromkeys(r["workload"] for r in records):
         own = [r for r in records if r["workload"] == workload]
         base = min(r["nodes"] for r in own)
@@ -275,14 +281,15 @@ def check_scaleout(records, depth=None):
         chosen = depth or max(shared)
         cost = fit(own, base, chosen)
         for nodes in sorted({r["nodes"] for r in own}):
-            runs = [r for r in own if r["nodes"] == nodes and r["depth"] == chosen and r.get("iops")]
+            runs = [r for r in own if r["nodes"] == nodes and r["depth"] == chosen]
             if not runs:
                 continue
             seen = sorted(r["iops"] for r in runs)
             told = predict_scaleout(cost, nodes, runs[0]["volumes"], chosen)
             middle = median(seen)
-            rows.append({"workload": workload, "nodes": nodes, "fitted": nodes == base, "depth": chosen, "measured_iops": middle, "low_iops": seen[0],
-                         "high_iops": seen[-1], "predicted_iops": told["iops"],
-                         "error_percent": 100 * (told["iops"] / middle - 1), "spread_percent": 50 * (seen[-1] - seen[0]) / middle,
-                         "measured_cpu_us": median([sum(_parts(r)) for r in runs]), "predicted_cpu_us": told["cpu_us"], "rounds": len(runs)})
+            rows.append({"workload": workload, "nodes": nodes, "fitted": nodes == base, "depth": chosen, "rounds": len(runs),
+                         "measured_iops": middle, "low_iops": seen[0], "high_iops": seen[-1], "predicted_iops": told["iops"],
+                         "error_percent": 100 * (told["iops"] / middle - 1),
+                         "spread_percent": 50 * (seen[-1] - seen[0]) / middle,
+                         "measured_cpu_us": median([sum(_parts(r)) for r in runs]), "predicted_cpu_us": told["cpu_us"]})
     return rows

@@ -28,11 +28,14 @@ def show_prediction(rows, inputs):
     for line in cost_model.ASSUMPTIONS:
         print(f"- {line}")
     print()
-    report.table(["nodes", "write IOPS", "a node", "limit", "read IOPS", "a node", "limit", "rebuild", "limit", "killed ms", "silent ms", "leader cores"], [
-        [str(r["nodes"]), f"{r['write_iops']:.0f}", f"{r['write_iops_node']:.0f}", r["write_limit"], f"{r['read_iops']:.0f}", f"{r['read_iops_node']:.0f}",
-         r["read_limit"], duration(r["rebuild_s"]), r["rebuild_limit"], f"{r['stall_killed_ms']:.0f}", f"{r['stall_silent_ms']:.0f}",
-         f"{r['leader_cores']:.2f}"] for r in rows])
-    print(f"\nrebuild: of {inputs.used_gib:g} GiB, from the moment that the node is given up ({inputs.out_after_s:g} s after it went down)")
+    heads = ["nodes", "write IOPS", "a node", "limit", "read IOPS", "a node", "limit", "rebuild", "limit", "killed ms",
+             "silent ms", "leader cores"]
+    report.table(heads, [
+        [str(r["nodes"]), f"{r['write_iops']:.0f}", f"{r['write_iops_node']:.0f}", r["write_limit"], f"{r['read_iops']:.0f}",
+         f"{r['read_iops_node']:.0f}", r["read_limit"], duration(r["rebuild_s"]), r["rebuild_limit"],
+         f"{r['stall_killed_ms']:.0f}", f"{r['stall_silent_ms']:.0f}", f"{r['leader_cores']:.2f}"] for r in rows])
+    print(f"\nrebuild: of {inputs.used_gib:g} GiB, from the moment that the node is given up "
+          f"({inputs.out_after_s:g} s after it went down)")
     print("killed, silent: longest stall of a writer whose primary was on a node that was killed, or that fell silent")
 
 
@@ -41,7 +44,9 @@ def is_off(row, tolerance=TOLERANCE_PERCENT):
 
 
 def show_check(rows, tolerance=TOLERANCE_PERCENT):
-    report.table(["workload", "daemons", "measured IOPS", "spread", "model", "error", "CPU us measured", "model", "rounds", "verdict"], [
-        [r["workload"], str(r["nodes"]), f"{r['measured_iops']:.0f}", f"+-{r['spread_percent']:.0f}%", f"{r['predicted_iops']:.0f}",
-         f"{r['error_percent']:+.0f}%", f"{r['measured_cpu_us']:.0f}", f"{r['predicted_cpu_us']:.0f}", str(r["rounds"]),
+    heads = ["workload", "daemons", "measured IOPS", "spread", "model", "error", "CPU us measured", "model", "rounds", "verdict"]
+    report.table(heads, [
+        [r["workload"], str(r["nodes"]), f"{r['measured_iops']:.0f}", f"+-{r['spread_percent']:.0f}%",
+         f"{r['predicted_iops']:.0f}", f"{r['error_percent']:+.0f}%", f"{r['measured_cpu_us']:.0f}",
+         f"{r['predicted_cpu_us']:.0f}", str(r["rounds"]),
          "fitted here" if r["fitted"] else "off" if is_off(r, tolerance) else "holds"] for r in rows])

@@ -204,6 +204,9 @@ class Trouble(Files):
         kinds = {}
         for item in synthetic.records():
             kinds.setdefault(item["kind"], item)
+        kinds["model"] = {"kind": "model", "question": None, "rows": [{}, {"nodes": 3, "limit": None}]}
+        kinds["scale"] = {"kind": "scale", "nodes": 3, "workload": "randwrite", "round": 1, "iops": 0}
+        kinds["scale, whole"] = {**kinds["scale"], "iops": 9, "volumes": 1, "depth": 1, "cpu_us": {"ashlard-1": 1}}
         for item in kinds.values():
             self.page([item])
 
@@ -307,7 +310,7 @@ class Arithmetic(Files):
         items = synthetic.records(rounds=1)
         items[0]["command"] = "bench/headtohead --only a,b --scenarios none --out old --seconds 3"
         page = self.page(items)[0]
-        self.assertIn("bench/headtohead --seconds 3 --scenarios kill-rebuild --out again", page)
+        self.assertIn("bench/headtohead --seconds 3 --only randread-qd1 --scenarios kill-rebuild --out again", page)
         self.assertIn("bench/headtohead --seconds 3 --only pgbench --no-scenarios --out again", page)
 
     def test_thinning_keeps_extremes_and_stalls_are_spans(self):

@@ -2,7 +2,7 @@
 """The report of a head-to-head run: one HTML page without anything from outside, and its figures as SVG.
 
 markup (elements that escape by themselves) -> drawing (scales, axes, colours) -> the charts (bars, lines, layers)
--> sections (a heading, a figure, its table, its command) -> page (style and script around them).
+-> sections, sections_more (a heading, a figure, its table, its command) -> page (style and script around them).
 figures and questions are pure: they turn results into compared numbers and into sentences.
 """
 import os

@@ -5,8 +5,8 @@ Each panel is one workload; its rows are the stacks, each with its name and its 
 chart stand in columns and, for slowdown, share one axis.
 Failure modes: a row without a figure shows the reason instead of a bar.
 """
-from .drawing import (WIDTH, axis_x, figure, fits, hatch, ink_on, key, line, linear_scale, log_scale, moved, rect, svg, text, time_text,
-                      times_text)
+from .drawing import (WIDTH, axis_x, figure, fits, hatch, ink_on, key, line, linear_scale, log_scale, moved, rect, svg, text,
+                      time_text, times_text)
 from .figures import NOISE, ONE_ROUND
 from .markup import element, join
 
@@ -60,8 +60,8 @@ def whisker(scale, stat, middle):
 
 
 def measure_name(workload):
-    known = {"lat_us.p50": "by median latency", "lat_us.mean": "by mean latency", "iops": "by IOPS", "mib_s": "by MiB/s", "aux.tps": "by transactions/s",
-             "aux.ops_s": "by operations/s", "aux.seconds": "by run time"}
+    known = {"lat_us.p50": "by median latency", "lat_us.mean": "by mean latency", "iops": "by IOPS", "mib_s": "by MiB/s",
+             "aux.tps": "by transactions/s", "aux.ops_s": "by operations/s", "aux.seconds": "by run time"}
     return known.get(workload.metric, f"by {workload.unit}")
 
 
@@ -208,12 +208,13 @@ def _stack_of(found, total, scale, middle, colours, identifier, rest_name):
         x, width = scale(at), scale(at + us) - scale(at)
         parts.append(rect(x, top, width, BAR + 2, f"fill-{colours[name]} gap", f"{name}: {figure(us)} µs", 0))
         if width > 26:
-            parts.append(text(x + width / 2, middle + 4, fits(figure(us), width, 11), f"small {ink_on(colours[name])}", "middle"))
+            ink = f"small {ink_on(colours[name])}"
+            parts.append(text(x + width / 2, middle + 4, fits(figure(us), width, 11), ink, "middle"))
         at += us
     if total is not None and total > at:
         x, width = scale(at), scale(total) - scale(at)
-        parts.append(element("rect", {"x": x, "y": top, "width": max(width, 0.5), "height": BAR + 2, "fill": f"url(#{identifier})",
-                                      "class": "rest"}, element("title", {}, f"{rest_name}: {figure(total - at)} µs")))
+        box = {"x": x, "y": top, "width": max(width, 0.5), "height": BAR + 2, "fill": f"url(#{identifier})", "class": "rest"}
+        parts.append(element("rect", box, element("title", {}, f"{rest_name}: {figure(total - at)} µs")))
     if total is not None:
         parts.append(line(scale(total), top - 2, scale(total), top + BAR + 4, "one"))
     return join(parts)

@@ -7,9 +7,15 @@ full drive leaves no half page.
 import os
 import tempfile
 
-from . import drawing, page, questions, sections
+from . import drawing, page, questions, sections, sections_more
+from .context import Context
 from .figures import compare, geometric_mean
 from .markup import element, join, short
+
+
+ORDER = [sections.summary, sections.trouble, sections.slowdown, sections.latency, sections.rate, sections.cpu, sections.layers,
+         sections_more.scenarios, sections_more.curves, sections_more.scale, sections_more.model, sections_more.stacks,
+         sections_more.machine]
 
 
 def _tiles(context):
@@ -32,23 +38,28 @@ def _header(context):
     facts = [short(machine[k], 90) for k in ("cpu", "memory", "kernel", "drive") if machine.get(k)]
     quick = " (quick: a look, not a result)" if run.get("quick") else ""
     count = sum(len(rounds) for rounds in results.samples.values())
+    lead = (f"Run {short(run.get('id') or 'without a head', 60)}{quick}: {len(results.stack_names())} stacks, "
+            f"{len(results.workloads())} workloads, {count} measurements, same hardware for all.")
+    means = (f"Times slower than {short(context.floor)}, geometric mean over the storage workloads that were compared; "
+             "✕: nothing to compare.") if context.floor else None
     return join(
         element("p", {"class": "kicker"}, "Ashlar head-to-head"), element("h1", {}, "Hyper-converged storage against the array"),
-        element("p", {"class": "lead"}, f"Run {short(run.get('id') or 'without a head', 60)}{quick}: {len(results.stack_names())} stacks, {len(results.workloads())} workloads, {count} measurements, same hardware for all."),
+        element("p", {"class": "lead"}, lead),
         element("p", {"class": "how"}, " · ".join(facts) or "No facts about the machine were recorded."),
         element("p", {"class": "how"}, "Run by ", element("code", {}, short(run.get("command") or "unknown", 300))),
-        _tiles(context), element("p", {"class": "how"}, f"Times slower than {short(context.floor)}, geometric mean over the storage workloads that were compared; ✕: nothing to compare.")
-        if context.floor else None)
+        _tiles(context), element("p", {"class": "how"}, means) if means else None)
 
 
 def build(results):
     """(page, {name: drawing})"""
-    context = sections.Context(results, os.path.basename(results.path))
-    made = [section for section in (make(context) for make in sections.ALL) if section]
+    context = Context(results, os.path.basename(results.path))
+    made = [section for section in (make(context) for make in ORDER) if section]
     shown = [element("section", {"id": s.anchor}, s.content) for s in made]
-    footer = element("p", {}, f"Made from {short(context.file_name, 100)} ({results.records} records). This page loads nothing from anywhere.")
+    footer = element("p", {}, f"Made from {short(context.file_name, 100)} ({results.records} records). "
+                              "This page loads nothing from anywhere.")
     title = f"Ashlar head-to-head {short(results.run.get('id') or '', 60)}"
-    return page.page(title, _header(context), [(s.anchor, s.name) for s in made], shown, footer), context.figures
+    links = [(s.anchor, s.name) for s in made]
+    return page.page(title, _header(context), links, shown, footer), context.figures
 
 
 def write(path, text):

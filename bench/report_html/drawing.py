@@ -56,18 +56,21 @@ def _colour_rules(shade):
         ("#e6ebf1", "#a0acba", "#2b3541", "#5b6776", "#161d26", "#ff8a80", "#4fd1ac")][shade]
     return "".join([
         *rules, f".chart text{{fill:{ink}}}.chart .mute{{fill:{mute}}}.chart .grid{{stroke:{grid}}}",
-        f".chart .axis{{stroke:{axis}}}.chart .one{{stroke:{ink}}}.chart .whisker,.chart .rest{{stroke:{ink}}}.chart .ground{{fill:{ground}}}",
+        f".chart .axis{{stroke:{axis}}}.chart .ground{{fill:{ground}}}",
+        f".chart .one,.chart .whisker,.chart .rest{{stroke:{ink}}}",
         f".chart .bad{{fill:{bad}}}.chart .good{{fill:{good}}}.chart .event{{stroke:{bad}}}.chart .stall{{fill:{bad}}}",
         f".chart .band{{fill:{grid}}}.chart .hatch{{stroke:{mute}}}.chart .gap{{stroke:{ground}}}"])
 
 
 CHART_CSS = (
     ".chart text{font:12px system-ui,-apple-system,'Segoe UI','Helvetica Neue','DejaVu Sans',sans-serif}"
-    ".chart .head{font-size:17px;font-weight:600}.chart .title{font-size:13px;font-weight:600}.chart .small{font-size:11px}.chart .strong{font-weight:600}"
+    ".chart .head{font-size:17px;font-weight:600}.chart .title{font-size:13px;font-weight:600}"
+    ".chart .small{font-size:11px}.chart .strong{font-weight:600}"
     ".chart .grid,.chart .axis{stroke-width:1;fill:none}.chart .one{stroke-width:1.5}.chart .whisker{stroke-width:1.2;fill:none}"
     ".chart .curve{fill:none;stroke-width:1.8;stroke-linejoin:round}.chart .thin{stroke-width:1.1}"
     ".chart .event{stroke-width:1.2;stroke-dasharray:4 3}.chart .stall{opacity:.18}.chart .area{opacity:.16}"
-    ".chart .noise{opacity:.4}.chart .target{stroke-dasharray:2 3}.chart .hatch{stroke-width:1.2}.chart .rest{stroke-width:1}.chart .gap{stroke-width:1}"
+    ".chart .noise{opacity:.4}.chart .target{stroke-dasharray:2 3}.chart .hatch{stroke-width:1.2}"
+    ".chart .rest,.chart .gap{stroke-width:1}"
     ".chart .range{stroke-width:5;stroke-linecap:round;opacity:.3}.chart .white{fill:#fff}.chart .black{fill:#10161d}")
 LIGHT_CSS, DARK_CSS = _colour_rules(0), _colour_rules(1)
 
@@ -95,7 +98,9 @@ def figure(value):
         return f"{value:,.0f}".replace(",", "\u202f") if size < 1e7 else f"{value:.2e}"
     if size == int(size):
         return f"{value:.0f}"
-    return f"{value:.0f}" if size >= 99.5 else f"{value:.1f}" if size >= 9.95 else f"{value:.2f}" if size >= 0.01 else f"{value:.1e}"
+    if size < 0.01:
+        return f"{value:.1e}"
+    return f"{value:.0f}" if size >= 99.5 else f"{value:.1f}" if size >= 9.95 else f"{value:.2f}"
 
 
 def time_text(us):
@@ -108,7 +113,9 @@ def times_text(ratio):
     """Near 1 two decimals matter, far from it none."""
     if ratio is None or not math.isfinite(ratio) or ratio == int(ratio):
         return f"{figure(ratio)}×"
-    return f"{ratio:.2f}×" if 0.095 < ratio < 1.995 else f"{ratio:.1f}×" if 1.995 <= ratio < 9.95 else f"{figure(ratio)}×" if ratio <= 1 else f"{ratio:.0f}×"
+    if ratio < 1.995:
+        return f"{ratio:.2f}×" if ratio > 0.095 else f"{figure(ratio)}×"
+    return f"{ratio:.1f}×" if ratio < 9.95 else f"{ratio:.0f}×"
 
 
 # ---- scales

@@ -79,7 +79,8 @@ def _side(record, x, top, width):
     if result.get("longest_stall_ms") is not None:
         facts.append(f"longest stall {time_text(result['longest_stall_ms'] * 1e3)}")
     if result.get("errors") is not None:
-        facts.append(f"{figure(result['errors'])} I/O errors" + (f", {figure(result['lost'])} lost" if result.get("lost") is not None else ""))
+        lost = f", {figure(result['lost'])} lost" if result.get("lost") is not None else ""
+        facts.append(f"{figure(result['errors'])} I/O errors{lost}")
     if result.get("deviation_percent") is not None:
         facts.append(f"{figure(result['deviation_percent'])} % off the rate")
     if result.get("rebuild_s") is not None:
@@ -98,7 +99,8 @@ def _strip(record, stack, x, top, colour, latency_range):
              text(NAME_WIDTH - 12, top + 28, "IOPS", "mute small", "end"),
              line(x.start, top + RATE_HIGH, x.end, top + RATE_HIGH, "axis")]
     for begin, end in stalls(points_of(record.get("t_s"), record.get("iops"))):
-        parts.append(rect(x(begin), top, x(end) - x(begin), RATE_HIGH, "stall", f"nothing completed from {figure(begin)} to {figure(end)} s", 0))
+        tip = f"nothing completed from {figure(begin)} to {figure(end)} s"
+        parts.append(rect(x(begin), top, x(end) - x(begin), RATE_HIGH, "stall", tip, 0))
     if target:
         parts.append(line(x.start, y(target), x.end, y(target), "axis target"))
         parts.append(text(x.start + 4, y(target) - 4, f"target {figure(target)}", "mute small"))
@@ -109,7 +111,8 @@ def _strip(record, stack, x, top, colour, latency_range):
         y = Log(*latency_range, low, high)
         ticks = [t for t in y.ticks() if abs(math.log10(t) % 1) < 1e-6]
         parts += [line(x.start, y(t), x.end, y(t), "grid") for t in ticks]
-        parts += [text(x.start - 6, y(t) + 4, time_text(t), "mute small", "end") for t in (ticks[:1] + ticks[-1:] if len(ticks) > 1 else ticks)]
+        named = dict.fromkeys(ticks[:1] + ticks[-1:])
+        parts += [text(x.start - 6, y(t) + 4, time_text(t), "mute small", "end") for t in named]
         for name, classes in (("lat_us_max", "thin noise"), ("lat_us_p99", ""), ("lat_us_p50", "thin target")):
             parts.append(polylines(thinned(points_of(record.get("t_s"), record.get(name))), x, y, f"line-{colour} {classes}"))
         height += 8 + LATENCY_HIGH
@@ -118,9 +121,10 @@ def _strip(record, stack, x, top, colour, latency_range):
         if any(v is not None for _, v in points):
             height += 10 + EXTRA_HIGH
             y = linear_scale([v for _, v in points], top + height, top + height - EXTRA_HIGH)
-            parts += [line(x.start, y(0), x.end, y(0), "grid"), text(x.start - 6, y(0) - EXTRA_HIGH / 2 + 4, fits(name, NAME_WIDTH - 12, 11), "mute small", "end"),
-                      text(x.end - 4, y(y.high) + 9, f"most {figure(max(v for _, v in points if v is not None))}", "mute small", "end"),
-                      polylines(points, x, y, f"line-{colour} thin")]
+            most = figure(max(v for _, v in points if v is not None))
+            parts += [line(x.start, y(0), x.end, y(0), "grid"), polylines(points, x, y, f"line-{colour} thin"),
+                      text(x.start - 6, y(0) - EXTRA_HIGH / 2 + 4, fits(name, NAME_WIDTH - 12, 11), "mute small", "end"),
+                      text(x.end - 4, y(y.high) + 9, f"most {most}", "mute small", "end")]
     parts.append(_side(record, x.end + 14, top, SIDE_WIDTH - 14))
     return join(parts), height
 
@@ -142,12 +146,14 @@ def scenario(by_stack, colours, order, title, absent):
         top += height + STRIP_GAP
     bottom = top - STRIP_GAP + 4
     for t in x.ticks(8):
-        parts += [line(x(t), bottom, x(t), bottom + 4, "axis"), text(x(t), bottom + 18, f"{figure(t)} s", "mute small", "middle")]
+        parts.append(line(x(t), bottom, x(t), bottom + 4, "axis"))
+        parts.append(text(x(t), bottom + 18, f"{figure(t)} s", "mute small", "middle"))
     tops = {t: 16.0 + 15 * i for i, t in enumerate(labels.values())}
     parts += [line(x(t), tops.get(t, head), x(t), bottom, "event") for t, _ in events]
     for i, (label, t) in enumerate(labels.items()):
         right = x(t) < WIDTH * 0.6
-        parts.append(text(x(t) + (4 if right else -4), 20.0 + 15 * i, fits(label, WIDTH * 0.5), "bad strong", None if right else "end"))
+        at, anchor = (x(t) + 4, None) if right else (x(t) - 4, "end")
+        parts.append(text(at, 20.0 + 15 * i, fits(label, WIDTH * 0.5), "bad strong", anchor))
     bottom += 26
     for stack, why in absent:
         parts += [text(NAME_WIDTH - 12, bottom + 12, fits(stack, NAME_WIDTH - 12), "title", "end"),
@@ -156,7 +162,8 @@ def scenario(by_stack, colours, order, title, absent):
     if noted:
         parts.append(text(x.start, bottom + 10, noted, "mute small"))
         bottom += 16
-    return svg(bottom + 4, title, "Rate and latency over time; dashed lines are events, shaded spans without any completed request.", *parts)
+    told = "Rate and latency over time; dashed lines are events, shaded spans are without any completed request."
+    return svg(bottom + 4, title, told, *parts)
 
 
 def _events(records):
@@ -196,8 +203,10 @@ def curve(records, colours, title, x_name, y_name, log_x=False, dashed=(), high=
     bottom = top + high
     y = Linear(0, max(ys, default=1) * 1.08 or 1, bottom, top)
     parts = [text(left, top - 10, y_name, "mute small"), text(right, bottom + 32, x_name, "mute small", "end")]
-    parts += [join(line(left, y(t), right, y(t), "grid"), text(left - 8, y(t) + 4, figure(t), "mute small", "end")) for t in y.ticks()]
-    parts += [join(line(x(t), bottom, x(t), bottom + 4, "axis"), text(x(t), bottom + 18, figure(t), "mute small", "middle")) for t in x.ticks()]
+    for t in y.ticks():
+        parts += [line(left, y(t), right, y(t), "grid"), text(left - 8, y(t) + 4, figure(t), "mute small", "end")]
+    for t in x.ticks():
+        parts += [line(x(t), bottom, x(t), bottom + 4, "axis"), text(x(t), bottom + 18, figure(t), "mute small", "middle")]
     parts.append(line(left, bottom, right, bottom, "axis"))
     ends = []
     for label, key, own_x, own_y, low, up in records:
@@ -218,7 +227,8 @@ def _band(own_x, low, up, x, y, colour):
         return None
     rows = [(t, a, b) for t, a, b in zip(own_x, low, up) if None not in (t, a, b)]
     outline = [(t, b) for t, _, b in rows] + [(t, a) for t, a, _ in reversed(rows)]
-    return element("polygon", {"points": " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in outline), "class": f"area fill-{colour}"}) if rows else None
+    corners = " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in outline)
+    return element("polygon", {"points": corners, "class": f"area fill-{colour}"}) if rows else None
 
 
 def _spread(ends, least=15):

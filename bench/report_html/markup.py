@@ -9,7 +9,8 @@ the reading direction) becomes U+FFFD. A bad tag or attribute name is our own bu
 import re
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9:-]*\Z")
-_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069"
+                    "\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 _VOID = {"br", "hr", "meta", "link", "input", "path", "rect", "line", "circle", "polyline", "polygon", "use", "col"}
 

@@ -77,7 +77,8 @@ def against_bare(results):
     if not parts:
         return Answer(question, OPEN, f"Nothing could be compared with {floor}.", evidence)
     parts.sort()
-    text = f"On geometric average over the storage workloads, from the least: {listed(f'{s} {times_text(mean)}' for mean, s in parts)}."
+    means = listed(f"{s} {times_text(mean)}" for mean, s in parts)
+    text = f"On geometric average over the storage workloads, from the least: {means}."
     return Answer(question, FACT, text + " An average hides much: the figure has each workload.", evidence)
 
 
@@ -105,7 +106,8 @@ def duel(results, stack, rival):
         said.append(f"no difference above the noise in {len(undecided)} ({listed(c.workload.name for c in undecided)})")
     outcome = GOOD if faster and not slower else BAD if slower and not faster else MIXED if faster else OPEN
     lead = {GOOD: "Yes", BAD: "No", MIXED: "In part", OPEN: "Not decided"}[outcome]
-    return Answer(question, outcome, f"{lead}: of {len(row)} workloads {stack} is {'; '.join(said)}.", _evidence(row, rival), lead.lower())
+    text = f"{lead}: of {len(row)} workloads {stack} is {'; '.join(said)}."
+    return Answer(question, outcome, text, _evidence(row, rival), lead.lower())
 
 
 def durability(results):
@@ -133,12 +135,14 @@ def only_storage(results):
     """The control jobs: does everything slow down, or only storage?"""
     question = "Is it storage that slows down, and not the processor or memory?"
     floor, controls = results.floor(), [w for w in results.workloads() if w.group == "control"]
-    row = [c for w in controls for s in results.stack_names() if floor and s != floor for c in [compare(results, w, s, floor)] if c.ratio]
+    others = [s for s in results.stack_names() if floor and s != floor]
+    row = [c for c in (compare(results, w, s, floor) for w in controls for s in others) if c.ratio]
     if not row:
         return Answer(question, OPEN, "No control job was compared with the floor in this run.")
     off = [c for c in row if c.is_called and not 0.9 <= c.ratio["median"] <= 1.1]
     outliers = listed(f"{c.workload.name} on {c.stack} {times_text(c.ratio['median'])}" for c in off)
-    text = f"Not only: {outliers}." if off else f"Yes: the control jobs stay within 10 % of {floor} or in the noise ({_spread(row)})."
+    text = (f"Not only: {outliers}." if off else
+            f"Yes: the control jobs stay within 10 % of {floor} or in the noise ({_spread(row)}).")
     return Answer(question, BAD if off else GOOD, text, _evidence(row, floor), "not only" if off else "yes")
 
 
@@ -151,7 +155,7 @@ def when_things_break(results):
     for scenario, by_stack in shown.items():
         for stack, record in by_stack.items():
             result = record.get("result") or {}
-            (passed if result.get("verdict") == "pass" else failed if result.get("verdict") == "fail" else []).append(f"{scenario} on {stack}")
+            {"pass": passed, "fail": failed}.get(result.get("verdict"), []).append(f"{scenario} on {stack}")
             stall = result.get("longest_stall_ms")
             if stall is not None and stall > worst.get(stack, (-inf,))[0]:
                 worst[stack] = (stall, scenario)
@@ -161,7 +165,8 @@ def when_things_break(results):
                             (f"; {result['text']}" if result.get("text") else ""))
     text = f"{len(passed)} passed, {len(failed)} failed{' (' + listed(failed) + ')' if failed else ''}."
     if worst:
-        text += " Longest stalls: " + listed(f"{s} {time_text(ms * 1e3)} ({scenario})" for s, (ms, scenario) in worst.items()) + "."
+        stalls = listed(f"{s} {time_text(ms * 1e3)} ({scenario})" for s, (ms, scenario) in worst.items())
+        text += f" Longest stalls: {stalls}."
     outcome = BAD if failed and not passed else MIXED if failed else GOOD if passed else OPEN
     return Answer(question, outcome, text, evidence, {BAD: "failed", MIXED: "some failed", GOOD: "all passed"}.get(outcome, ""))
 
@@ -174,8 +179,9 @@ def where_time_goes(results):
     parts, evidence = [], []
     for budget in found:
         top = max(budget.layers, key=lambda layer: layer["us"])
-        parts.append(f"{budget.stack}: {top['name']} ({100 * top['us'] / budget.total_us:.0f} % of {time_text(budget.total_us)})")
-        evidence.append(f"{budget.stack}, {budget.workload}: layers add up to {time_text(budget.sum_us)} of {time_text(budget.total_us)}"
+        share, total = 100 * top["us"] / budget.total_us, time_text(budget.total_us)
+        parts.append(f"{budget.stack}: {top['name']} ({share:.0f} % of {total})")
+        evidence.append(f"{budget.stack}, {budget.workload}: layers add up to {time_text(budget.sum_us)} of {total}"
                         f", {budget.off_percent:.1f} % off{'' if budget.adds_up else ': this budget does not add up'}")
     broken = [b for b in found if not b.adds_up]
     text = f"The largest: {listed(dict.fromkeys(parts))}."

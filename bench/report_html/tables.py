@@ -34,7 +34,7 @@ def _cell(item):
     return element("td", {"class": item.classes, "data-value": value}, shown)
 
 
-def table(caption, heads, rows):
+def table(caption, heads, rows, fold=True):
     """heads: names; a name that ends in '#' heads a column of numbers."""
     top = [element("th", {"scope": "col", "class": "number" if h.endswith("#") else None},
                    element("button", {"type": "button", "title": "Sort by this column"}, h.rstrip("#"))) for h in heads]
@@ -42,17 +42,21 @@ def table(caption, heads, rows):
     whole = element("div", {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": caption},
                     element("table", {"class": "sortable"}, element("caption", {}, caption),
                             element("thead", {}, element("tr", {}, top)), element("tbody", {}, body)))
-    return whole if len(rows) <= OPEN_ROWS_MAX else element("details", {}, element("summary", {}, f"All figures as a table ({len(rows)} rows)"), whole)
+    if not fold or len(rows) <= OPEN_ROWS_MAX:
+        return whole
+    return element("details", {}, element("summary", {}, f"All figures as a table ({len(rows)} rows)"), whole)
 
 
 def facts(pairs):
     """Name and value, one line each."""
-    return element("dl", {"class": "facts"}, [join(element("dt", {}, short(name, 80)), element("dd", {}, short(value, CELL_CHARS_MAX)))
-                                              for name, value in pairs if value not in (None, "")])
+    rows = [join(element("dt", {}, short(name, 80)), element("dd", {}, short(value, CELL_CHARS_MAX)))
+            for name, value in pairs if value not in (None, "")]
+    return element("dl", {"class": "facts"}, rows)
 
 
 def command(*lines):
-    return element("p", {"class": "how"}, "Reproduce: ", [join(" " if i else "", element("code", {}, line)) for i, line in enumerate(lines)])
+    shown = [join(" " if i else "", element("code", {}, line)) for i, line in enumerate(lines)]
+    return element("p", {"class": "how"}, "Reproduce: ", shown)
 
 
 def flat(value, depth=0):
