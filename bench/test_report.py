@@ -118,7 +118,7 @@ class Trouble(Files):
     def test_a_stack_that_only_the_head_names_is_not_measured(self):
         items = synthetic.records()
         items[0]["stacks"].append("array-forgotten")
-        self.assertIn("not measured", self.words(self.page(items)[1]))
+        self.assertIn("array-forgotten (not measured)", self.words(self.page(items)[1]))
 
     def test_without_a_floor_no_slowdown_is_told(self):
         items = [i for i in synthetic.records() if i.get("stack") != "bare"]

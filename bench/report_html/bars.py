@@ -39,7 +39,8 @@ class Grid:
 
 
 def heading(left, top, width, title, note=None):
-    return join(text(left, top - 13, fits(title, width if not note else width * 0.68, 13), "title"),
+    space = width - (min(len(note), 24) * 11 * 0.6 + 10 if note else 0)
+    return join(text(left, top - 13, fits(title, space, 12.5), "title"),
                 text(left + width, top - 13, fits(note, width * 0.4, 11), "mute small", "end") if note else None)
 
 

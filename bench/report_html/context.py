@@ -27,9 +27,24 @@ class Context:
     def __post_init__(self):
         self.colours = colours_of_stacks(self.results)
         self.floor = self.results.floor()
+        measured = set(self.results.samples)
+        self.drawn = [s for s in self.results.stack_names() if any(stack == s for _, stack in measured)]
         self.groups = {"micro": [], "macro": [], "control": []}
         for workload in self.results.workloads():
-            self.groups.setdefault(workload.group, []).append(workload)
+            if any(name == workload.name for name, _ in measured):
+                self.groups.setdefault(workload.group, []).append(workload)
+
+    def workloads(self, *groups):
+        return [w for group in groups or self.groups for w in self.groups[group]]
+
+    def absent(self):
+        """One sentence on what stands in no figure, because nothing of it was measured; or None."""
+        results = self.results
+        stacks = [f"{short(s)} ({short(results.trouble(s) or 'not measured', 120)})" for s in results.stack_names() if s not in self.drawn]
+        drawn = {w.name for w in self.workloads()}
+        workloads = [short(w.name) for w in results.workloads() if w.name not in drawn]
+        parts = [f"{what} {', '.join(names)}" for what, names in (("stacks", stacks), ("workloads", workloads)) if names]
+        return element("p", {"class": "say"}, f"Not drawn, because nothing was measured: {'; '.join(parts)}.") if parts else None
 
     def draw(self, name, drawing, how):
         """The figure with the command that repeats it."""
@@ -65,7 +80,7 @@ def heading(title, *say):
 def by_stack(context, measure):
     """[(stack, measure(stack), why if it is nothing)]"""
     results = context.results
-    return [(s, measure(s), results.trouble(s) or "not measured") for s in results.stack_names()]
+    return [(s, measure(s), results.trouble(s) or "not measured") for s in context.drawn]
 
 
 def file_part(name):

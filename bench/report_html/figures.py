@@ -86,11 +86,9 @@ def compare(results, workload, stack, base):
     return Comparison(workload, stack, base, value, ratio, SLOWER if ratio["low"] > 1 else FASTER)
 
 
-def slowdowns(results, base=None):
+def slowdowns(results, workloads, stacks, base):
     """[(workload, [Comparison of each stack])], the base itself left out."""
-    base = base or results.floor()
-    stacks = [s for s in results.stack_names() if s != base]
-    return [(w, [compare(results, w, s, base) for s in stacks]) for w in results.workloads()]
+    return [(w, [compare(results, w, s, base) for s in stacks if s != base]) for w in workloads]
 
 
 def geometric_mean(values):

@@ -84,9 +84,9 @@ def slowdown(context):
     results, floor = context.results, context.floor
     if not floor or not results.samples:
         return None
-    parts, rows, compared = [], [], figures.slowdowns(results)
+    parts, rows = [], []
     for group, workloads in context.groups.items():
-        chosen = [(w, row) for w, row in compared if w in workloads]
+        chosen = figures.slowdowns(results, workloads, context.drawn, floor)
         if not chosen:
             continue
         rows += [_slowdown_row(c) for _, row in chosen for c in row]
@@ -100,7 +100,7 @@ def slowdown(context):
         heading(f"How many times slower than {short(floor)}",
                 "By each workload's own figure: median latency, or rate where the rate is the point. Log axis; right of the "
                 "line is slower. ", NOISE_NOTE),
-        parts, table("Slowdown, every workload and stack", heads, rows)))
+        context.absent(), parts, table("Slowdown, every workload and stack", heads, rows)))
 
 
 def _has_sides(results, workload):
@@ -110,7 +110,7 @@ def _has_sides(results, workload):
 
 def latency(context):
     results, groups, rows = context.results, [], []
-    for workload in [w for w in results.workloads() if w.group != "control"]:
+    for workload in [w for w in context.workloads() if w.group != "control"]:
         for side in ("read", "write") if _has_sides(results, workload) else ("metrics",):
             found = by_stack(context, lambda s, w=workload, part=side: figures.percentiles(results, w, s, part))
             if any(p for _, p, _ in found):
