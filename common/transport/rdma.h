@@ -39,6 +39,7 @@ struct transport_rdma_stats {
     uint64_t tx_copied_bytes; /* payload bytes copied before sending: small or foreign ones */
     uint64_t rx_copied_bytes; /* frame bytes copied out of receive buffers */
     uint64_t links_failed;    /* links that a work completion or the device ended */
+    uint64_t offers_cut;      /* payloads that were on offer when their link ended */
 };
 
 int transport_rdma_create(struct ring_loop *loop, struct buf_pool *bufs, const struct transport_rdma_config *config,

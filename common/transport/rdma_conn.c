@@ -271,6 +271,7 @@ static void leave_device(struct rdma_conn *conn)
 void rdma_conn_destroy(struct rdma_conn *conn)
 {
     struct rdma_transport *transport = conn->transport;
+    struct rdma_device *device = conn->device;
     assert(conn->state == RDMA_CONN_DOOMED && !list_linked(&conn->doomed_node));
     if (conn->has_qp) {
         (void)rdma_disconnect(conn->id); /* fails where there is no connection yet, or the peer was first */
@@ -283,7 +284,8 @@ void rdma_conn_destroy(struct rdma_conn *conn)
     }
     if (conn->device)
         leave_device(conn);
-    (void)rdma_destroy_id(conn->id);
+    if (!device || !rdma_device_anchor(device, conn->id))
+        (void)rdma_destroy_id(conn->id);
     (void)map_u64_remove(&transport->by_number, conn->number);
     if (list_linked(&conn->dirty_node))
         list_remove(&conn->dirty_node);

@@ -22,6 +22,8 @@
 #define LOG_MODULE "rdma"
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
 #define INLINE_BYTES 220u /* head and one frame header: an answer without a payload */
+/* siw of Linux 6.1 forgets that a received SEND was solicited (siw_qp.c, siw_rqe_complete): it would wake nobody. */
+#define VENDOR_SIW 0x626d74u
 
 uint8_t *rdma_device_slot(const struct rdma_device *device, uint32_t slot)
 {
@@ -124,6 +126,7 @@ static int learn_limits(struct rdma_device *device)
     device->windows = !config->no_windows && device->read_depth > 0 &&
                       (attr.device_cap_flags & (IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B)) != 0 &&
                       device->verbs->device->transport_type == IBV_TRANSPORT_IB;
+    device->solicited = attr.vendor_id != VENDOR_SIW;
     if (attr.max_qp_wr < (int)RDMA_SQ_DEPTH || attr.max_sge < 2 || device->receive_slots < config->credits) {
         log_error("RDMA device %s is too small: max_qp_wr=%d (needs %u) max_sge=%d (2) max_srq_wr=%d (%u); use "
                   "transport.kind=tcp on this node",
@@ -238,6 +241,50 @@ void rdma_device_stop(struct rdma_device *device)
     env_timer_stop(device->transport->env, &device->spin_timer);
 }
 
+/* It went away: no new connection; it is taken down with its last one, or now if it has none. */
+struct rdma_device *rdma_device_lost(struct rdma_transport *transport, const struct ibv_context *verbs)
+{
+    assert(transport != NULL && verbs != NULL);
+    list_for_each(node, &transport->devices)
+    {
+        struct rdma_device *device = list_entry(node, struct rdma_device, node);
+        if (device->verbs != verbs)
+            continue;
+        if (!device->removed && device->conn_count == 0)
+            rdma_device_stop(device);
+        device->removed = true;
+        return device;
+    }
+    return NULL;
+}
+
+/* An id of a removed device holds the library's context of it, which would be closed with the last one, while we still
+ * have queues and memory there: so one is kept until they are gone. */
+bool rdma_device_anchor(struct rdma_device *device, struct rdma_cm_id *id)
+{
+    static enum rdma_owner nobody = RDMA_OWNER_NOBODY;
+    rdma_device_assert(device);
+    assert(id != NULL);
+    if (!device->removed || device->anchor)
+        return false;
+    id->context = &nobody;
+    device->anchor = id;
+    return true;
+}
+
+/* librdmacm closes a device that is gone when it looks for devices and nobody uses it; a driver may wait for that with
+ * its removal. */
+static void let_device_go(struct rdma_device *device)
+{
+    struct ibv_context **all;
+    assert(device->removed && !device->pd);
+    (void)rdma_destroy_id(device->anchor);
+    device->anchor = NULL;
+    all = rdma_get_devices(NULL);
+    if (all)
+        rdma_free_devices(all);
+}
+
 /* Half-built ones, too. In this order: nothing may be destroyed that something else still uses. */
 void rdma_device_free(struct rdma_device *device)
 {
@@ -257,6 +304,9 @@ void rdma_device_free(struct rdma_device *device)
         (void)ibv_dereg_mr(device->pool_mr);
     if (device->pd)
         (void)ibv_dealloc_pd(device->pd);
+    device->pd = NULL;
+    if (device->anchor)
+        let_device_go(device);
     if (device->slots)
         (void)munmap(device->slots, device->slots_bytes);
     map_u64_close(&device->by_qp);

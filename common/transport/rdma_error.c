@@ -56,7 +56,7 @@ void rdma_error_memlock(size_t bytes, int error)
 {
     struct rlimit limit = {.rlim_cur = RLIM_INFINITY};
     assert(error > 0);
-    (void)getrlimit(RLIMIT_MEMLOCK, &limit);
+    (void)getrlimit(RLIMIT_MEMLOCK, &limit); /* trap 10 */
     if (limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < bytes)
         log_error("RDMA cannot lock %zu MiB of memory: RLIMIT_MEMLOCK is %" PRIu64
                   " KiB; set LimitMEMLOCK=infinity in the unit file, or ulimit -l unlimited",

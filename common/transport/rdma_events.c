@@ -90,7 +90,7 @@ static void conn_happened(struct rdma_conn *conn, const struct happened *happene
     case RDMA_CM_EVENT_REJECTED: rc = rejected(happened); break;
     case RDMA_CM_EVENT_DEVICE_REMOVAL:
         if (conn->device)
-            conn->device->removed = true;
+            (void)rdma_device_lost(conn->transport, conn->device->verbs);
         log_warn("RDMA device removed peer=%s: its links end", conn->peer_text);
         rc = -ENODEV;
         break;
@@ -195,8 +195,13 @@ static void listen_again(struct env_timer *timer)
 static void listener_lost(struct rdma_listener *listener)
 {
     struct stream_listener *stream = &listener->stream;
-    assert(listener->listening.id != NULL);
-    (void)rdma_destroy_id(listener->listening.id);
+    struct rdma_cm_id *id = listener->listening.id;
+    struct rdma_transport *transport = stream->transport->loop;
+    assert(id != NULL);
+    /* The device may have no connection that would hear of it. */
+    struct rdma_device *device = id->verbs ? rdma_device_lost(transport, id->verbs) : NULL;
+    if (!device || !rdma_device_anchor(device, id))
+        (void)rdma_destroy_id(id);
     listener->listening.id = NULL;
     log_warn("RDMA device removed: nobody can connect by RDMA address=%s", stream->text);
     env_timer_start(stream->transport->env, &stream->retry_timer, LISTEN_AGAIN_NS, listen_again);
@@ -231,7 +236,7 @@ static void events_read(struct rdma_transport *transport)
         log_debug("RDMA event %s status=%d", rdma_event_str(happened.type), happened.status);
         if (*(enum rdma_owner *)context == RDMA_OWNER_CONN) {
             conn_happened(context, &happened);
-        } else {
+        } else if (*(enum rdma_owner *)context == RDMA_OWNER_LISTENER) {
             struct rdma_listener *listener = ((struct rdma_listening *)context)->listener;
             if (happened.type == RDMA_CM_EVENT_CONNECT_REQUEST)
                 requested(listener, id, &happened);

@@ -31,7 +31,7 @@
 #define RDMA_NO_SLOT UINT16_MAX
 
 /* What an rdma_cm id belongs to: first field of conn and listener. */
-enum rdma_owner { RDMA_OWNER_CONN = 1, RDMA_OWNER_LISTENER };
+enum rdma_owner { RDMA_OWNER_CONN = 1, RDMA_OWNER_LISTENER, RDMA_OWNER_NOBODY };
 
 struct rdma_transport {
     struct stream_transport *stream;
@@ -83,12 +83,14 @@ struct rdma_device {
     uint32_t conn_count;
     uint32_t all_count; /* conns that wait for other completions than receives */
     bool windows;       /* type 2 memory windows */
+    bool solicited;     /* it can be armed for solicited completions alone */
     bool removed;       /* the device went away: no new connection */
     uint32_t inline_bytes;
     uint32_t pieces_max;
     uint32_t read_depth;
     struct ring_op channel_op;
     bool channel_polled, channel_cancelled;
+    struct rdma_cm_id *anchor; /* of a removed device: keeps the library's context of it until ours is taken down */
     enum rdma_armed armed;
     uint64_t active_ns; /* last completion; spinning */
     struct env_timer spin_timer;
@@ -202,6 +204,9 @@ static inline void rdma_device_assert(const struct rdma_device *device)
 int rdma_device_get(struct rdma_transport *transport, struct ibv_context *verbs, struct rdma_device **ret_device);
 void rdma_device_stop(struct rdma_device *device); /* ends its poll; freed by rdma_device_free when that came back */
 void rdma_device_free(struct rdma_device *device);
+/* NULL: nothing was registered there. */
+struct rdma_device *rdma_device_lost(struct rdma_transport *transport, const struct ibv_context *verbs);
+bool rdma_device_anchor(struct rdma_device *device, struct rdma_cm_id *id); /* true: the device destroys id */
 uint8_t *rdma_device_slot(const struct rdma_device *device, uint32_t slot);
 uint8_t *rdma_device_send_slot(const struct rdma_device *device, uint32_t slot);
 void rdma_device_receive(struct rdma_device *device, uint16_t slot); /* posts it again */

@@ -4,7 +4,7 @@
  *   channel readable ──▶ take one event, acknowledge it ──▶ poll until empty ──▶ arm ──▶ poll once more ──▶ sleep (trap 7)
  *   - a receive's SEND was marked solicited; the queue is armed for those alone, so a completed send wakes nobody: it is
  *     reaped with the next receive, or by a timer. While a READ is under way, or a connection cannot go on before a
- *     send completed, it is armed for every completion;
+ *     send completed, it is armed for every completion, and always on a device that does not keep SENDs apart;
  *   - with rdma_spin_us the loop looks again for so long before it arms, and goes on turning meanwhile;
  *   - of a failed completion only wr_id, status and vendor_err are read (trap 8): wr_id tells what it was.
  * Failure modes: a failed completion ends its connection; one of a connection that is gone gives its slot back.
@@ -126,7 +126,7 @@ void rdma_poll_wanted(struct rdma_conn *conn)
 static bool arm(struct rdma_device *device)
 {
     rdma_device_assert(device);
-    enum rdma_armed wanted = device->all_count > 0 ? RDMA_ARMED_ALL : RDMA_ARMED_SOLICITED;
+    enum rdma_armed wanted = device->all_count > 0 || !device->solicited ? RDMA_ARMED_ALL : RDMA_ARMED_SOLICITED;
     assert(device->cq != NULL);
     if (device->armed >= wanted)
         return false;

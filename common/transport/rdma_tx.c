@@ -96,6 +96,7 @@ void rdma_tx_drop(struct rdma_conn *conn)
     }
     for (uint32_t i = 0; i < RDMA_WINDOWS; i++) {
         assert(!conn->windows[i].mw);
+        conn->transport->stats.offers_cut += conn->windows[i].state == RDMA_WINDOW_OFFERED;
         buf_unref(conn->windows[i].payload);
         conn->windows[i].payload = NULL;
     }
@@ -351,8 +352,9 @@ static void ring_doorbell(struct batch *batch)
 void rdma_tx_flush(struct rdma_conn *conn)
 {
     rdma_conn_assert(conn);
-    struct batch batch = {.conn = conn, .count = 0};
+    struct batch batch; /* 13 KiB, of which little is used: not cleared */
     bool full = true;
+    batch.conn = conn;
     while (full && conn->state == RDMA_CONN_OPEN && conn->link) {
         batch.count = 0;
         add_invalidations(&batch);

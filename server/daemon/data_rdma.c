@@ -138,5 +138,6 @@ void data_rdma_tell(const struct data_thread *d, struct bridge_stats *ret)
         .tx_copied_bytes = stats.tx_copied_bytes,
         .rx_copied_bytes = stats.rx_copied_bytes,
         .links_failed = stats.links_failed,
+        .offers_cut = stats.offers_cut,
     };
 }

@@ -112,6 +112,27 @@ static uint32_t frame_with_ref(uint8_t *out, uint32_t payload_bytes, const struc
     return with_head(out, 0, 0, WIRE_HEADER_BYTES + RDMA_REF_BYTES);
 }
 
+/* Goal: on a device without memory windows no payload is offered, references are mere bytes of the stream, and no key
+ * that a peer can guess reads or writes anything. */
+static void nothing_is_offered(struct rig *rig)
+{
+    for (int attempt = 0; attempt < 2; attempt++) {
+        static struct endpoint b;
+        uint32_t bytes = 0;
+        b = (struct endpoint){.no_check = true};
+        struct raw *raw = raw_open(rig, &b);
+        assert_false(raw_has_windows(raw));
+        assert_int_equal(endpoint_send(&b, 0, 65536), 0);
+        raw_until(rig, raw, raw_received(raw, &bytes));
+        assert_true(bytes > RDMA_HEAD_BYTES + WIRE_HEADER_BYTES + RDMA_REF_BYTES); /* the payload itself is in it */
+        raw_post(raw, attempt ? RAW_WRITE : RAW_READ, NULL, 16, 0x7f0000001000, 0x1234);
+        raw_until(rig, raw, b.closed);
+        assert_int_equal(b.messages, 0);
+        raw_close(raw);
+    }
+    expect_served(rig);
+}
+
 /* Goal: a reference to nothing fails the READ and ends the link; the buffer that waited for it comes back. So do more
  * references than the peer said it would have on offer. */
 static void false_references_end_the_link(struct rig *rig)
@@ -121,6 +142,12 @@ static void false_references_end_the_link(struct rig *rig)
     static struct endpoint b;
     b = (struct endpoint){.no_check = true};
     struct raw *raw = raw_open(rig, &b);
+    if (!raw_has_windows(raw)) {
+        raw_close(raw);
+        rig_until(rig, b.closed);
+        nothing_is_offered(rig);
+        return;
+    }
     raw_post(raw, RAW_SEND, bytes, frame_with_ref(bytes, 1u << 20, &ref), 0, 0);
     raw_until(rig, raw, b.closed);
     assert_true(b.reason < 0);
@@ -141,6 +168,11 @@ static void remote_access_is_limited(struct rig *rig)
         uint32_t bytes = 0;
         b = (struct endpoint){.no_check = true};
         struct raw *raw = raw_open(rig, &b);
+        if (!raw_has_windows(raw)) { /* nothing is ever offered: false_references_end_the_link shows it */
+            raw_close(raw);
+            rig_until(rig, b.closed);
+            break;
+        }
         /* rxe (Linux 6.1, rxe_resp.c check_rkey) checks a window's rights, queue pair and validity, but the bounds of
          * the region below it instead of the window's. */
         bool unbounded = strncmp(transport_rdma_device(b.link), "rxe", 3) == 0;
@@ -205,6 +237,46 @@ static void a_half_dead_peer_pushes_back(struct rig *rig)
     buf_unref(payload);
     raw_close(raw);
 }
+
+/* Goal: with rdma_spin_us the loop finds completions by looking, and sleeps when nothing came for so long (both are seen
+ * by the events that woke it); without, every message that comes alone is such an event. */
+static void spinning_spares_wakeups(struct rig *rig)
+{
+    enum { COUNT = 200 };
+    static struct endpoint a, b;
+    struct transport_rdma_stats before, after;
+    a = (struct endpoint){0};
+    b = (struct endpoint){0};
+    rig_connect(rig, &a, &b);
+    rig_quiet(rig);
+    transport_rdma_stats(rig->b.transport, &before);
+    for (unsigned i = 1; i <= COUNT; i++) {
+        assert_int_equal(endpoint_send(&a, 4, 512), 0);
+        rig_until(rig, b.messages == i);
+        assert_int_equal(endpoint_send(&b, 0, 0), 0);
+        rig_until(rig, a.messages == i);
+    }
+    transport_rdma_stats(rig->b.transport, &after);
+    uint64_t wakeups = after.wakeups - before.wakeups;
+    if (rig->kind->connector != RIG_RDMA_SPIN) {
+        assert_true(wakeups >= COUNT / 4);
+        return;
+    }
+    assert_true(wakeups <= COUNT / 8);
+    uint64_t end_ms = rig_now_ms() + RIG_SPIN_US / 1000 * 3;
+    while (rig_now_ms() < end_ms) /* nothing comes for longer than it spins */
+        rig_turn(rig);
+    transport_rdma_stats(rig->b.transport, &before);
+    assert_int_equal(endpoint_send(&a, 4, 512), 0);
+    rig_until(rig, b.messages == COUNT + 1);
+    transport_rdma_stats(rig->b.transport, &after);
+    assert_true(after.wakeups > before.wakeups);
+}
+
+const struct rig_case spin_cases[] = {
+    {"spinning_spares_wakeups", spinning_spares_wakeups, 0, false},
+};
+const unsigned spin_case_count = sizeof(spin_cases) / sizeof(spin_cases[0]);
 
 const struct rig_case rdma_cases[] = {
     {"foreign_greetings_are_rejected", foreign_greetings_are_rejected, 0, false},

@@ -185,6 +185,13 @@ const uint8_t *raw_received(const struct raw *raw, uint32_t *ret_bytes)
     return raw->received;
 }
 
+bool raw_has_windows(const struct raw *raw)
+{
+    struct ibv_device_attr attr;
+    assert_int_equal(ibv_query_device(raw->id->verbs, &attr), 0);
+    return (attr.device_cap_flags & (IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B)) != 0;
+}
+
 const uint8_t *raw_memory(const struct raw *raw)
 {
     return raw->memory;

@@ -26,7 +26,8 @@ unsigned raw_done(const struct raw *raw); /* completions of what was posted */
 int raw_status(const struct raw *raw);    /* of the last; 0: success; else enum ibv_wc_status */
 bool raw_refused(const struct raw *raw);  /* it was "remote access error" */
 const uint8_t *raw_received(const struct raw *raw, uint32_t *ret_bytes); /* the last SEND that came; NULL: none */
-const uint8_t *raw_memory(const struct raw *raw);                        /* where READs go */
+bool raw_has_windows(const struct raw *raw);      /* its device has them; without, payloads are never offered */
+const uint8_t *raw_memory(const struct raw *raw); /* where READs go */
 void raw_close(struct raw *raw);
 
 #endif

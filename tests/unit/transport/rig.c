@@ -58,15 +58,18 @@ bool rig_rdma_hosts(char listen[64], char connect[64])
 
 static bool is_rdma(enum rig_loop loop)
 {
-    return loop == RIG_RDMA || loop == RIG_RDMA_PLAIN;
+    return loop == RIG_RDMA || loop == RIG_RDMA_PLAIN || loop == RIG_RDMA_SPIN;
 }
 
 static void rdma_open(struct rig_side *side, enum rig_loop loop, bool connects)
 {
     char hosts[2][64];
     assert_true(rig_rdma_hosts(hosts[0], hosts[1]));
-    struct transport_rdma_config config = {
-        .links_max = 10, .credits = 32, .no_windows = loop == RIG_RDMA_PLAIN, .source = hosts[connects]};
+    struct transport_rdma_config config = {.links_max = 10,
+                                           .credits = 32,
+                                           .no_windows = loop == RIG_RDMA_PLAIN,
+                                           .spin_us = loop == RIG_RDMA_SPIN ? RIG_SPIN_US : 0,
+                                           .source = hosts[connects]};
     assert_int_equal(transport_rdma_create(side->ring, side->bufs, &config, &side->transport), 0);
     transport_rdma_identify(side->transport, connects ? 1 : 2, 7);
 }

@@ -20,7 +20,15 @@
 #include "common/env.h"
 #include "common/transport.h"
 
-enum rig_loop { RIG_RING, RIG_UV, RIG_SIM, RIG_RDMA, RIG_RDMA_PLAIN /* without memory windows */ };
+enum rig_loop {
+    RIG_RING,
+    RIG_UV,
+    RIG_SIM,
+    RIG_RDMA,
+    RIG_RDMA_PLAIN, /* without memory windows */
+    RIG_RDMA_SPIN,  /* looks for completions for RIG_SPIN_US before it sleeps */
+};
+#define RIG_SPIN_US 50000u
 
 struct rig_kind {
     const char *name;
@@ -117,8 +125,10 @@ struct rig_case {
 extern const struct rig_case traffic_cases[], life_cases[], hostile_cases[];
 extern const unsigned traffic_case_count, life_case_count, hostile_case_count;
 #if ASHLAR_HAVE_RDMA
-extern const struct rig_case rdma_cases[]; /* of kinds with memory windows on both sides */
+extern const struct rig_case rdma_cases[]; /* of kinds with memory windows on both sides, if the devices have them */
 extern const unsigned rdma_case_count;
+extern const struct rig_case spin_cases[]; /* of kinds with RDMA */
+extern const unsigned spin_case_count;
 #endif
 
 #endif

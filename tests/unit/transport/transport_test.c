@@ -19,6 +19,7 @@ static const struct rig_kind kinds[] = {
     {"rdma", RIG_RDMA, RIG_RDMA, NULL},
     {"rdma_plain", RIG_RDMA_PLAIN, RIG_RDMA_PLAIN, NULL},
     {"rdma_mixed", RIG_RDMA, RIG_RDMA_PLAIN, NULL},
+    {"rdma_spin", RIG_RDMA_SPIN, RIG_RDMA_SPIN, NULL},
 };
 #define KIND_COUNT (sizeof(kinds) / sizeof(kinds[0]))
 #define CASES_MAX 64u
@@ -72,6 +73,8 @@ int main(int argc, char **argv)
 #if ASHLAR_HAVE_RDMA
         if (kinds[i].connector == RIG_RDMA && kinds[i].acceptor == RIG_RDMA)
             add_cases(&kinds[i], rdma_cases, rdma_case_count);
+        if (kinds[i].connector >= RIG_RDMA && kinds[i].connector == kinds[i].acceptor)
+            add_cases(&kinds[i], spin_cases, spin_case_count);
 #endif
     }
     return _cmocka_run_group_tests("transport", tests, run_count, NULL, NULL);
