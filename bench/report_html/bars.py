@@ -78,7 +78,7 @@ def slowdown(groups, colours, base, title):
         left, top, start, end, bottom = grid.place(len(row))
         scale = log_scale(values, start, end, around=1)
         parts.append(heading(left, top, grid.width, workload.title, measure_name(workload)))
-        parts.append(axis_x(scale, top, bottom, None, times_text))
+        parts.append(axis_x(scale, top, bottom, None, lambda t: f"{t:g}×"))
         for i, c in enumerate(row):
             middle = top + i * ROW + ROW / 2
             parts.append(row_name(left, grid.name_width, middle, c.stack))
