@@ -18,6 +18,7 @@
 
 #include "common/list.h"
 #include "common/map_u64.h"
+#include "common/slab.h"
 #include "server/replica/replica.h"
 
 #define REPLICA_WINDOW_MAX 8000u    /* entries a RAISE answer must be able to carry */
@@ -120,6 +121,7 @@ struct op_ctx {
     struct peer_request repair; /* REPAIR_READ in flight */
     uint32_t repair_next;       /* member index tried next */
     bool repair_busy;
+    struct repair_search *search; /* repair.c, once nobody in sync could help; NULL before */
     uint32_t target_count;
     struct target targets[MAP_MEMBERS_MAX];
     uint64_t resumed;                         /* the last of replica->resumes that started it */
@@ -211,6 +213,7 @@ struct replica {
     bool rolling;
     uint32_t rolled_to; /* rollback done in this run of the daemon */
     struct store_rollback rollback;
+    struct store_flush rollback_flush;
     bool flattening;
     struct store_flatten flatten;
     struct store_flush flat_flush;
@@ -247,6 +250,7 @@ struct replicas {
     struct replicas_config cfg;
     struct env *env;
     struct map_u64 by_shard;   /* key (volume, shard) -> replica */
+    struct slab pool;          /* of them */
     struct list_node dirty;    /* replicas with unflushed acknowledged writes */
     struct list_node activate; /* replicas whose epoch awaits EPOCH_ACTIVE */
     struct env_task activate_task;
@@ -375,7 +379,8 @@ void write_commit_tell(struct replica *rep);
 
 /* read.c */
 void op_read_start(struct op_ctx *ctx);
-void repair_start(struct op_ctx *ctx); /* own copy is damaged: fetch from another in_sync member */
+/* repair.c */
+void repair_start(struct op_ctx *ctx); /* own copy is damaged: fetch from other members */
 
 /* heal.c: make the members equal to the primary's own content over a range */
 struct op_ctx *heal_start(struct replica *rep, uint64_t start, uint64_t end, uint32_t generation, bool takeover,

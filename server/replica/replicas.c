@@ -101,6 +101,7 @@ void ctx_free(struct op_ctx *ctx)
     }
     if (ctx->buf_owned)
         buf_unref(ctx->buf);
+    free(ctx->search);
     assert(r->ctx_count > 0);
     r->ctx_count--;
     ctx->replica->ctx_count--;
@@ -187,9 +188,7 @@ static struct replica *replica_create(struct replicas *r, const struct map_volum
 {
     assert(volume != NULL && volume->id != 0);
     set_assert(r);
-    struct replica *rep = calloc(1, sizeof(*rep));
-    if (!rep)
-        abort();
+    struct replica *rep = slab_take(&r->pool);
     rep->set = r;
     rep->volume = volume->id;
     rep->index = shard->index;
@@ -259,7 +258,7 @@ static void replica_release(struct replica *rep)
     free(rep->takeover.ranges);
     assert(r->stats.shards > 0);
     r->stats.shards--;
-    free(rep);
+    slab_give(&r->pool, rep);
 }
 
 void replica_step_down(struct replica *rep)
@@ -676,6 +675,7 @@ struct replicas *replicas_create(const struct replicas_config *config)
     if (!r->cfg.sync_chunks_max)
         r->cfg.sync_chunks_max = 4;
     map_u64_init(&r->by_shard);
+    slab_init(&r->pool, sizeof(struct replica));
     list_head_init(&r->dirty);
     list_head_init(&r->activate);
     list_head_init(&r->drained);
@@ -742,6 +742,7 @@ void replicas_destroy(struct replicas *r)
         at = 0;
     }
     map_u64_close(&r->by_shard);
+    slab_close(&r->pool);
     free_pools(r);
     free(r);
 }

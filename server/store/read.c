@@ -180,7 +180,10 @@ static void verify_block(struct piece *piece, uint32_t index)
     assert(piece->first + index < STORE_CHUNK_BLOCKS);
     const uint8_t *data = piece->data + (size_t)index * STORE_BLOCK_BYTES;
     uint32_t block = piece->first + index;
-    if (!(piece->valid[index / 64] >> (index % 64) & 1)) {
+    bool valid = piece->valid[index / 64] >> (index % 64) & 1;
+    if (piece->io && piece->io->recorded)
+        piece->io->recorded[piece->io->recorded_count++] = valid ? piece->sums->crcs[block] : crc32c_zero_block();
+    if (!valid) {
         if (piece->crcs)
             piece->crcs[index] = crc32c_zero_block();
         return;
@@ -195,7 +198,8 @@ static void verify_block(struct piece *piece, uint32_t index)
         return;
     }
     piece->store->stats.blocks_verified++;
-    if (crc == expected || piece->flags & STORE_IO_RAW || MUTANT(read_trusts_the_drive)) {
+    if (crc == expected || piece->flags & STORE_IO_RAW || MUTANT(read_trusts_the_drive) ||
+        MUTANT(zero_block_shows_its_unit)) {
         if (crc == expected && piece->store->bad_blocks.count && !piece->older && !piece->detour)
             bad_blocks_read(piece, index);
         return;

@@ -114,10 +114,12 @@ struct store_io {
     uint32_t length;     /* bytes; 4 KiB multiple; READ and WRITE inside one chunk, ZERO <= STORE_ZERO_BYTES_MAX */
     struct buf *buf;     /* READ, WRITE: data at buf->data + buf_offset (4 KiB aligned), borrowed until cb */
     uint32_t buf_offset;
-    uint32_t *crcs; /* WRITE: in, one a block, already verified by the caller; READ: out, may be NULL */
+    uint32_t *crcs;     /* WRITE: in, one a block, already verified by the caller; READ: out, may be NULL */
+    uint32_t *recorded; /* READ: out, may be NULL: the checksum that each block should have */
     void (*cb)(struct store_io *io, int rc);
     void *owner;
     /* out, valid in cb */
+    uint32_t recorded_count;  /* of recorded; fewer than the blocks: the others are not known */
     uint32_t bad_block;       /* -EILSEQ: index of the first bad block in the request */
     uint32_t units_allocated; /* units this request took from the free space */
     uint64_t drive_ns;        /* time the drive took */
