@@ -33,6 +33,7 @@ static void free_pools(struct store *store)
         store->pool_fresh = fresh->next_free;
         free(fresh);
     }
+    slab_close(&store->pool_shards);
 }
 
 static void store_destroy(struct store *store)

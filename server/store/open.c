@@ -436,6 +436,7 @@ int store_open(const struct store_config *config, struct store **ret_store)
     store->env = config->env;
     store->drive = config->drive;
     store->kv = config->kv;
+    slab_init(&store->pool_shards, sizeof(struct store_shard));
     init_lists(store);
     uint64_t sums_max = store->config.sums_cache_bytes / sizeof(struct sums);
     store->sums_max = sums_max < 64 ? 64 : sums_max > 1u << 24 ? 1u << 24 : (uint32_t)sums_max;

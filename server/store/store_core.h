@@ -15,6 +15,7 @@
 
 #include "common/list.h"
 #include "common/map_u64.h"
+#include "common/slab.h"
 #include "server/store/alloc.h"
 #include "server/store/records.h"
 #include "server/store/store.h"
@@ -270,6 +271,7 @@ struct store {
     struct list_node pool_pieces;
     struct run *pool_runs;
     struct chunk_fresh *pool_fresh;
+    struct slab pool_shards;
     struct list_node done; /* pieces to be completed by done_task */
     struct env_task done_task;
     uint32_t submit_depth;         /* inside store_submit */
