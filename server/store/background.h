@@ -27,6 +27,11 @@ struct walker {
     uint32_t chunk, unit;
     uint32_t crcs[UNIT_BLOCKS];
     bool busy, started;
+    /* The scrubber, behind a chunk's newest record: the older ones, newest first. */
+    uint32_t generation; /* UINT32_MAX: the newest */
+    bool last;           /* no older one is left */
+    struct record_map newer, older;
+    struct kv_scan scan;
 };
 
 struct prewriter {

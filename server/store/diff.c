@@ -21,7 +21,8 @@ struct diff_run {
     struct env_task task;
     struct lookup old, new;
     bool old_known, new_known;
-    bool full; /* no room for another extent */
+    struct store_shard_id old_id, new_id; /* of the shards where they were found */
+    bool full;                            /* no room for another extent */
 };
 
 static void diff_turn(struct env_task *task);
@@ -61,6 +62,7 @@ static void lookup_ended(struct lookup *lookup, int rc)
     assert(rc <= 0);
     assert(lookup == &run->old || lookup == &run->new);
     *(lookup == &run->old ? &run->old_known : &run->new_known) = !rc;
+    *(lookup == &run->old ? &run->old_id : &run->new_id) = lookup->shard->id;
     if (!rc) {
         diff_turn(&run->task);
         return;
@@ -69,11 +71,22 @@ static void lookup_ended(struct lookup *lookup, int rc)
     diff_end(run, rc);
 }
 
+/* A record in memory may have been superseded, removed, or gone with its base's shard while the other one was fetched. */
+static bool still_there(const struct diff_run *run, const struct lookup *lookup, const struct store_shard_id *id)
+{
+    assert(run->req);
+    if (lookup->older || !lookup->chunk)
+        return true; /* pinned; or nothing */
+    return shard_find(run->store, id) == lookup->shard && chunk_get(lookup->shard, lookup->index) == lookup->chunk &&
+           lookup->chunk->generation <= lookup->generation;
+}
+
 /* 0: known. */
 static int look_up(struct diff_run *run, struct lookup *lookup, bool *known, uint32_t generation)
 {
-    if (*known && lookup->chunk && !lookup->older && lookup->chunk->generation > lookup->generation)
-        let_go(lookup, known); /* a newer record came in between */
+    struct store_shard_id *id = lookup == &run->old ? &run->old_id : &run->new_id;
+    if (*known && !still_there(run, lookup, id))
+        let_go(lookup, known);
     if (*known)
         return 0;
     *lookup = (struct lookup){.shard = run->req->shard,
@@ -83,7 +96,10 @@ static int look_up(struct diff_run *run, struct lookup *lookup, bool *known, uin
                               .owner = run};
     int rc = lookup_start(lookup);
     assert(rc <= 0);
+    assert(rc || !lookup->chunk || lookup->shard);
     *known = rc == 0;
+    if (*known)
+        *id = lookup->shard->id;
     return rc;
 }
 
@@ -94,7 +110,7 @@ static int look_up_both(struct diff_run *run)
     int rc = req->since ? look_up(run, &run->old, &run->old_known, req->since) : 0;
     if (!rc)
         rc = look_up(run, &run->new, &run->new_known, req->generation);
-    if (!rc && req->since) /* it may have been superseded while the other one was fetched */
+    if (!rc && req->since) /* while the other one was fetched, it may have gone */
         rc = look_up(run, &run->old, &run->old_known, req->since);
     return rc;
 }

@@ -4,7 +4,8 @@
  * - The verifier goes through the suspect chunks an unclean stop left: mismatches are adopted (read.c); a chunk that was
  *   walked is suspect no more, so that its region can be cleaned.
  * - The scrubber goes through everything, round after round, at scrub_bytes_per_s; what mismatches is damage and reported.
- *   Its position is persisted with whatever is synced next.
+ *   Behind the newest record of a chunk it takes the older ones from the kv, one at a time, and reads of each what the next newer
+ *   one does not hold at the same place. Its position is persisted with whatever is synced next.
  * Failure: a read that fails is counted and passed over.
  */
 #include "server/store/background.h"
@@ -68,7 +69,7 @@ static void read_unit(struct walker *walker, struct store_shard *shard)
     assert(walker->buf && !walker->busy);
     assert(walker->unit < STORE_CHUNK_UNITS);
     struct piece *piece = piece_create(shard, PIECE_READ, walker->chunk, walker->unit * UNIT_BLOCKS, UNIT_BLOCKS);
-    piece->generation = UINT32_MAX;
+    piece->generation = is_verifier(walker) ? UINT32_MAX : walker->generation;
     piece->data = walker->buf->data;
     piece->crcs = walker->crcs;
     piece->done = read_done;
@@ -165,6 +166,143 @@ static struct store_shard *scrub_shard(struct walker *walker)
     return best;
 }
 
+static void begin_chunk(struct walker *walker, uint32_t chunk)
+{
+    assert(chunk <= STORE_SHARD_CHUNKS && !is_verifier(walker));
+    walker->chunk = chunk;
+    walker->unit = 0;
+    walker->generation = UINT32_MAX;
+    walker->last = false;
+    assert(!walker->busy);
+}
+
+/* --- older records of a chunk --- */
+
+static uint64_t place_of(const struct record_map *map, uint32_t block)
+{
+    uint32_t state = map->states[block / 4] >> (block % 4 * 2) & 3;
+    assert(block < STORE_CHUNK_BLOCKS);
+    if (map->bare || state == BLOCK_ZERO)
+        return UINT64_MAX;
+    return state == BLOCK_BASE ? map->base[block / UNIT_BLOCKS] : map->own[block / UNIT_BLOCKS];
+}
+
+/* Does the older record hold a block of the unit where the newer one holds it not? */
+static bool unit_differs(const struct walker *walker)
+{
+    assert(walker->unit < STORE_CHUNK_UNITS);
+    for (uint32_t i = 0; i < UNIT_BLOCKS; i++) {
+        uint32_t block = walker->unit * UNIT_BLOCKS + i;
+        uint64_t place = place_of(&walker->older, block);
+        if (place != UINT64_MAX && place != place_of(&walker->newer, block))
+            return true;
+    }
+    return false;
+}
+
+/* At most two: the record that was walked last, and the next older one. */
+static int take_page(struct walker *walker)
+{
+    const uint8_t *key, *value;
+    uint32_t cursor = 0, key_len, value_len, index, generation, count = 0;
+    enum record_kind kind;
+    struct store_shard_id id;
+    bool is_delete;
+    int rc = 0;
+    assert(walker->busy && !is_verifier(walker));
+    assert(walker->scan.limit == 2);
+    while (!rc && kv_batch_next(&walker->scan.pairs, &cursor, &key, &key_len, &value, &value_len, &is_delete)) {
+        rc = record_key_decode(key, key_len, &kind, &id, &index, &generation);
+        if (!rc)
+            rc = record_map_decode(key, key_len, value, value_len, count == 0 ? &walker->newer : &walker->older);
+        count++;
+    }
+    walker->last = count < 2;
+    walker->unit = 0;
+    if (count == 2)
+        walker->generation = walker->older.generation;
+    assert(count <= 2);
+    return rc;
+}
+
+static void page_scanned(struct kv_scan *scan, int rc)
+{
+    struct walker *walker = scan->owner;
+    struct store *store = walker->store;
+    assert(walker->busy && scan == &walker->scan);
+    if (!rc)
+        rc = take_page(walker);
+    kv_batch_free(&scan->pairs);
+    walker->busy = false;
+    if (rc)
+        store_fail(store, rc);
+    if (store->background->stopping || store->failed)
+        store_close_advance(store);
+    else
+        sleep_for(walker, STORE_BLOCK_BYTES * 1000000000ull / store->config.scrub_bytes_per_s);
+}
+
+static void fetch_older(struct walker *walker, const struct store_shard *shard)
+{
+    struct record_key from = record_key_chunk(RECORD_MAP, &shard->id, walker->chunk, walker->generation);
+    struct record_key last = record_key_chunk(RECORD_MAP, &shard->id, walker->chunk, 0);
+    assert(!walker->busy && shard->has_older);
+    assert(walker->generation > 0);
+    memset(&walker->scan, 0, sizeof(walker->scan));
+    memcpy(walker->scan.from, from.bytes, from.len);
+    walker->scan.from_len = from.len;
+    memcpy(walker->scan.to, last.bytes, last.len);
+    walker->scan.to[last.len] = 0;
+    walker->scan.to_len = last.len + 1;
+    walker->scan.limit = 2;
+    walker->scan.cb = page_scanned;
+    walker->scan.owner = walker;
+    walker->busy = true;
+    assert(walker->scan.from_len <= KV_KEY_MAX && walker->scan.to_len <= KV_KEY_MAX);
+    kv_scan(walker->store->kv, &walker->scan);
+}
+
+/* True: something is under way. */
+static bool scrub_chunk(struct walker *walker, struct store_shard *shard)
+{
+    const struct chunk *chunk = chunk_get(shard, walker->chunk);
+    assert(walker->chunk < STORE_SHARD_CHUNKS);
+    if (!chunk)
+        return false;
+    if (walker->generation == UINT32_MAX) {
+        if (next_unit(walker, chunk)) {
+            read_unit(walker, shard);
+            return true;
+        }
+    } else {
+        while (walker->unit < STORE_CHUNK_UNITS && !unit_differs(walker))
+            walker->unit++;
+        if (walker->unit < STORE_CHUNK_UNITS) {
+            read_unit(walker, shard);
+            return true;
+        }
+    }
+    if (!shard->has_older || walker->last)
+        return false;
+    fetch_older(walker, shard);
+    return true;
+}
+
+static bool scrub_chunks(struct walker *walker, struct store_shard *shard)
+{
+    struct store *store = walker->store;
+    assert(id_equal(&shard->id, &walker->shard));
+    assert(!walker->busy && walker->buf);
+    for (; walker->chunk < STORE_SHARD_CHUNKS; begin_chunk(walker, walker->chunk + 1)) {
+        store->super.scrub_volume = shard->id.volume;
+        store->super.scrub_shard = shard->id.shard;
+        store->super.scrub_chunk = walker->chunk;
+        if (scrub_chunk(walker, shard))
+            return true;
+    }
+    return false;
+}
+
 static void pass_ends(struct walker *walker)
 {
     struct store *store = walker->store;
@@ -172,7 +310,7 @@ static void pass_ends(struct walker *walker)
     store->stats.scrub_passes++;
     store->stats.scrub_position = 0;
     memset(&walker->shard, 0, sizeof(walker->shard));
-    walker->chunk = walker->unit = 0;
+    begin_chunk(walker, 0);
     assert(!walker->busy);
     sleep_for(walker, store->config.scrub_rest_ns ? store->config.scrub_rest_ns : REST_NS);
 }
@@ -190,22 +328,14 @@ static void scrub_step(struct env_timer *timer)
         return;
     }
     while ((shard = scrub_shard(walker))) {
-        assert(walker->chunk <= STORE_SHARD_CHUNKS);
+        assert(walker->chunk <= STORE_SHARD_CHUNKS && !walker->busy);
         if (!id_equal(&shard->id, &walker->shard)) {
             walker->shard = shard->id;
-            walker->chunk = walker->unit = 0;
+            begin_chunk(walker, 0);
         }
-        for (; walker->chunk < STORE_SHARD_CHUNKS; walker->chunk++, walker->unit = 0)
-            if (next_unit(walker, chunk_get(shard, walker->chunk)))
-                break;
-        if (walker->chunk < STORE_SHARD_CHUNKS) {
-            store->super.scrub_volume = shard->id.volume;
-            store->super.scrub_shard = shard->id.shard;
-            store->super.scrub_chunk = walker->chunk;
-            read_unit(walker, shard);
+        if (scrub_chunks(walker, shard))
             return;
-        }
-        walker->chunk = walker->unit = 0;
+        begin_chunk(walker, 0);
         walker->shard.instance++; /* past this one */
         assert(walker->shard.instance > shard->id.instance);
     }
@@ -218,6 +348,7 @@ void scrubber_start(struct store *store)
     assert(!walker->busy);
     if (!store->config.scrub_bytes_per_s)
         return;
+    begin_chunk(walker, 0);
     walker->shard.volume = store->super.scrub_volume;
     walker->shard.shard = store->super.scrub_shard;
     struct store_shard *shard = scrub_shard(walker);

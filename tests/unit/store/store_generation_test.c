@@ -224,6 +224,40 @@ static void scrub_finds_rot_without_being_asked(void **state)
     fixture_destroy(&f);
 }
 
+/* Goal: what only a snapshot holds is verified, too, and nothing that is sound is called damaged.
+ * Method: three generations, of which the newer ones overwrite a part; rot in a block that only the oldest holds. */
+static void scrub_finds_rot_in_older_generations(void **state)
+{
+    (void)state;
+    struct fixture f;
+    uint8_t data[8];
+    fixture_create(&f, 64u * MIB, 37);
+    f.config.scrub_bytes_per_s = 8u * MIB;
+    f.config.clean_idle_ns = ENV_MS(1000);
+    fixture_open_shard(&f);
+    for (uint32_t at = 0; at < 2 * MIB; at += MIB)
+        assert_int_equal(fixture_write(&f, at, MIB, 4), 0);
+    assert_int_equal(fixture_flush(&f), 0);
+    f.generation = 2;
+    assert_int_equal(fixture_write(&f, 0, MIB, 5), 0);
+    assert_int_equal(fixture_write(&f, MIB, 8192, 6), 0);
+    assert_int_equal(fixture_flush(&f), 0);
+    f.generation = 3;
+    assert_int_equal(fixture_write(&f, 65536, 4096, 7), 0);
+    assert_int_equal(fixture_flush(&f), 0);
+    fixture_run(&f, ENV_MS(5000));
+    assert_true(fixture_stats(&f).scrub_passes >= 1);
+    assert_int_equal(f.damaged_count, 0);
+    uint64_t at = STORE_CHUNK_BYTES; /* the first 4 on the drive is of the chunk that generation 2 wrote anew */
+    for (drive_sim_peek(f.disk, at, data, 8); data[0] != 4; drive_sim_peek(f.disk, at, data, 8))
+        at += 4096;
+    drive_sim_flip(f.disk, at + 300, 0x80);
+    fixture_run(&f, ENV_MS(5000));
+    assert_true(f.damaged_count >= 1);
+    assert_true(fixture_stats(&f).scrub_errors >= 1);
+    fixture_destroy(&f);
+}
+
 static void scrub_runs_beside_writes_without_false_alarms(void **state)
 {
     (void)state;
@@ -303,6 +337,7 @@ int main(void)
         cmocka_unit_test(trim_after_a_snapshot_leaves_the_snapshot_alone),
         cmocka_unit_test(digest_is_recomputed_from_the_drive),
         cmocka_unit_test(scrub_finds_rot_without_being_asked),
+        cmocka_unit_test(scrub_finds_rot_in_older_generations),
         cmocka_unit_test(scrub_runs_beside_writes_without_false_alarms),
         cmocka_unit_test(superblock_is_repaired_from_its_copy),
         cmocka_unit_test(unreadable_record_fails_the_start),
