@@ -58,7 +58,7 @@ struct chunk *shard_next_chunk(const struct store_shard *shard, uint32_t *at)
 struct store_shard *shard_create(struct store *store, const struct store_shard_id *id)
 {
     assert(!shard_find(store, id));
-    struct store_shard *shard = store_malloc(sizeof(*shard));
+    struct store_shard *shard = slab_take(&store->pool_shards);
     shard->store = store;
     shard->id = *id;
     shard->origin = id->volume;
@@ -124,7 +124,7 @@ void shard_destroy(struct store_shard *shard)
             mark_destroy(region->mark);
         free(region);
     }
-    free(shard);
+    slab_give(&shard->store->pool_shards, shard);
 }
 
 static void small_put_done(struct kv_write *write, int rc)
