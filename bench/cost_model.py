@@ -213,6 +213,23 @@ def measured(run, stack="ashlar-x3", floor="bare"):
             for name, value in found.items() if value}
 
 
+def stall_check(run, inputs, stack="ashlar-x3"):
+    """[{scenario, measured_ms, predicted_ms}] of the scenarios that kill a node: the fail-over of a small cluster here."""
+    size = (run.run.get("method") or {}).get("size_bytes")
+    worst = {}
+    for record in run.lists["series"]:
+        stall = (record.get("result") or {}).get("longest_stall_ms")
+        killed = any("kill" in (event.get("name") or "") for event in record.get("events") or [])
+        if record["stack"] == stack and stall is not None and killed:
+            worst.setdefault(record["scenario"], []).append(stall)
+    if not worst or not size:
+        return []
+    small = Inputs()
+    small.values = {**inputs.values, "used_gib": (max(size / GIB, inputs.shard_gib), "of the run")}
+    told = failover(small, max(3, int(inputs.replicas)))["stall_killed_ms"]
+    return [{"scenario": name, "measured_ms": max(stalls), "predicted_ms": told} for name, stalls in worst.items()]
+
+
 def _daemons(run, stack, workload):
     return {name for record in run.samples.get((workload, stack), {}).values() for name in record.get("cpu_us") or {}}
 

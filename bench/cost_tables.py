@@ -39,6 +39,13 @@ def show_prediction(rows, inputs):
     print("killed, silent: longest stall of a writer whose primary was on a node that was killed, or that fell silent")
 
 
+def show_stalls(rows):
+    """What the run measured of the same, in a small cluster on one machine: a look, not a fit."""
+    for row in rows:
+        print(f"measured   {row['scenario']}: longest stall {row['measured_ms']:.0f} ms where the model says "
+              f"{row['predicted_ms']:.0f} ms and the machine adds its own")
+
+
 def is_off(row, tolerance=TOLERANCE_PERCENT):
     return not row["fitted"] and abs(row["error_percent"]) > tolerance + row["spread_percent"]
 
