@@ -55,7 +55,7 @@ class AshlarChain:
 
     def __init__(self, work_dir, links, mib, nodes):
         self.links, self.mib, self.size_bytes = links, mib, mib * MIB
-        self.cluster = Cluster(os.path.join(work_dir, f"ashlar-{links}"), nodes, (mib * 4 + 512) * MIB)
+        self.cluster = Cluster(os.path.join(work_dir, f"ashlar-{links}"), nodes, (mib * 3 + 512) * MIB)
         self.uri = None
 
     def attach_s(self):
@@ -67,15 +67,21 @@ class AshlarChain:
         self.uri = json.loads(self.cluster.ashlar("attach", "chain", "--json"))["uri"]
         return time.monotonic() - begin
 
-    def build(self, writes, say):
+    def begin(self):
         self.cluster.up()
         self.cluster.ashlar("volume", "create", "chain", str(self.size_bytes), "--replicas", str(min(3, self.cluster.nodes)))
         self.attach_s()
+
+    def take(self, link):
+        self.cluster.ashlar("snapshot", "create", f"chain@s{link}")
+
+    def build(self, writes, say):
+        self.begin()
         disk = Disk(self.uri)
         try:
             def snapshot(link):
                 say(f"ashlar, chain of {self.links}: snapshot {link}")
-                self.cluster.ashlar("snapshot", "create", f"chain@s{link}")
+                self.take(link)
             return spread(disk, self.mib, writes, self.links, snapshot)
         finally:
             disk.close()
@@ -109,6 +115,7 @@ class Qcow2Chain(ServedStack):
         super().__init__("qcow2", self.directory, mib * MIB)
         self.links, self.mib, self.deadline_s = links, mib, deadline_s
         self.control_path = os.path.join(self.directory, "qmp")
+        self.control = None
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * links + 1024)), hard))
 
@@ -130,28 +137,37 @@ class Qcow2Chain(ServedStack):
                      "--chardev", f"socket,path={self.control_path},server=on,wait=off,id=control", "--monitor", "chardev=control"],
                     {"GLIBC_TUNABLES": QSD_TUNABLES})
 
-    def build(self, writes, say):
+    def begin(self):
         need_program(self.label, "qemu-img")
         done = subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", self.file(0), str(self.size_bytes)], check=False,
                               capture_output=True, text=True)
         if done.returncode != 0:
             raise BenchError(f"qemu-img: {last_line(done.stderr)}")
         self._start(0)
-        control, disk = _Control(self.control_path), Disk(self.uri)
+        self.control = _Control(self.control_path)
+
+    def take(self, link):
+        self.control.call("blockdev-snapshot-sync", {"node-name": f"disk{link - 1}", "snapshot-file": self.file(link),
+                                                     "snapshot-node-name": f"disk{link}", "format": "qcow2"})
+
+    def build(self, writes, say):
+        self.begin()
+        disk = Disk(self.uri)
         try:
             def snapshot(link):
                 say(f"qcow2, chain of {self.links}: snapshot {link}")
-                control.call("blockdev-snapshot-sync", {"node-name": f"disk{link - 1}", "snapshot-file": self.file(link),
-                                                        "snapshot-node-name": f"disk{link}", "format": "qcow2"})
+                self.take(link)
             times = spread(disk, self.mib, writes, self.links, snapshot, self.deadline_s)
         finally:
             disk.close()
-            control.close()
             stop_process(self.process)
         self.attach_s()
         return times
 
     def attach_s(self):
+        if self.control:
+            self.control.close()
+            self.control = None
         stop_process(self.process)
         begin = time.monotonic()
         self._start(self.links)
