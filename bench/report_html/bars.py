@@ -56,8 +56,8 @@ def whisker(scale, stat, middle):
     if stat["count"] < 2 or stat["low"] == stat["high"]:
         return None
     low, high = scale(stat["low"]), scale(stat["high"])
-    return join(line(low, middle, high, middle, "whisker"),
-                [line(x, middle - 3, x, middle + 3, "whisker") for x in (low, high)])
+    shape = [(low, middle, high, middle), *[(x, middle - 3, x, middle + 3) for x in (low, high)]]
+    return join([line(*one, "halo") for one in shape], [line(*one, "whisker") for one in shape])
 
 
 def measure_name(workload):

@@ -18,7 +18,7 @@ PALETTE = {
     "grey1": ("#5f6b7a", "#a3afbd"), "grey2": ("#8593a3", "#7d8998"), "grey3": ("#98a4b0", "#77848f"),
     "orange1": ("#d55e00", "#ff8a3d"), "orange2": ("#e39a1b", "#ffc061"), "orange3": ("#9c4a0c", "#d98a55"),
     "blue1": ("#7ab8e0", "#cfe8fb"), "blue2": ("#3d93cc", "#8ec9f4"), "blue3": ("#0b66a8", "#4f9fe3"),
-    "blue4": ("#0a3f6b", "#3279bd"), "purple1": ("#a6568f", "#e29ccb"), "purple2": ("#6d4c9f", "#b39ddb"),
+    "blue4": ("#134a7c", "#3279bd"), "purple1": ("#a6568f", "#e29ccb"), "purple2": ("#6d4c9f", "#b39ddb"),
     "green1": ("#008766", "#3cc9a3"), "green2": ("#5d9c2a", "#9ad061"), "yellow1": ("#8f8300", "#e8dc55"),
     "red1": ("#b3261e", "#ff8a80"),
 }
@@ -59,7 +59,7 @@ def _colour_rules(shade):
         f".chart .axis{{stroke:{axis}}}.chart .ground{{fill:{ground}}}",
         f".chart .one,.chart .whisker,.chart .rest{{stroke:{ink}}}",
         f".chart .bad{{fill:{bad}}}.chart .good{{fill:{good}}}.chart .event{{stroke:{bad}}}.chart .stall{{fill:{bad}}}",
-        f".chart .band{{fill:{grid}}}.chart .hatch{{stroke:{mute}}}.chart .gap{{stroke:{ground}}}"])
+        f".chart .band{{fill:{grid}}}.chart .hatch{{stroke:{mute}}}.chart .gap,.chart .halo{{stroke:{ground}}}"])
 
 
 CHART_CSS = (
@@ -70,7 +70,7 @@ CHART_CSS = (
     ".chart .curve{fill:none;stroke-width:1.8;stroke-linejoin:round}.chart .thin{stroke-width:1.1}"
     ".chart .event{stroke-width:1.2;stroke-dasharray:4 3}.chart .stall{opacity:.18}.chart .area{opacity:.16}"
     ".chart .noise{opacity:.4}.chart .target{stroke-dasharray:2 3}.chart .hatch{stroke-width:1.2}"
-    ".chart .rest,.chart .gap{stroke-width:1}"
+    ".chart .rest,.chart .gap{stroke-width:1}.chart .halo{stroke-width:3.4;opacity:.75}"
     ".chart .range{stroke-width:5;stroke-linecap:round;opacity:.3}.chart .white{fill:#fff}.chart .black{fill:#10161d}")
 LIGHT_CSS, DARK_CSS = _colour_rules(0), _colour_rules(1)
 
