@@ -31,26 +31,42 @@ static bool all_called(struct cluster *cluster, void *arg)
     return true;
 }
 
-/* Goal: entries come out once, in order, everywhere, with the right version.
- * Method: 100 at once at the leader of 1, 3 or 5 nodes in a given file system. */
-static void check_applied_in_order(unsigned n, const char *base_dir)
+/* False: on a machine this busy the leader lost its office meanwhile, so what was proposed may be unknown. */
+static bool applied_in_order(unsigned n, const char *base_dir)
 {
     struct cluster cluster;
     struct cluster_proposal proposals[100];
+    bool kept = true;
     cluster_setup(&cluster, n, base_dir);
     cluster_boot_all(&cluster);
     unsigned leader = cluster_await_leader(&cluster);
     for (unsigned i = 0; i < 100; i++)
         assert_int_equal(cluster_propose(&cluster, leader, i + 1, &proposals[i]), 0);
     cluster_await(&cluster, all_called, proposals, "all proposals");
-    cluster_await_version(&cluster, 100);
     for (unsigned i = 0; i < 100; i++) {
         assert_int_equal(proposals[i].calls, 1);
+        kept = kept && proposals[i].rc != -EINPROGRESS;
+    }
+    if (kept)
+        cluster_await_version(&cluster, 100);
+    for (unsigned i = 0; i < 100 && kept; i++) {
         assert_int_equal(proposals[i].rc, 0);
         assert_int_equal(proposals[i].version, i + 1);
     }
-    cluster_assert_same(&cluster, 100);
+    if (kept)
+        cluster_assert_same(&cluster, 100);
     cluster_teardown(&cluster);
+    return kept;
+}
+
+/* Goal: entries come out once, in order, everywhere, with the right version.
+ * Method: 100 at once at the leader of 1, 3 or 5 nodes in a given file system. */
+static void check_applied_in_order(unsigned n, const char *base_dir)
+{
+    for (unsigned attempt = 0; attempt < 10; attempt++)
+        if (applied_in_order(n, base_dir))
+            return;
+    fail_msg("no leader of %u stays in office for 100 entries", n);
 }
 
 static void applied_on_all_in_order(void **state)
