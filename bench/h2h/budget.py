@@ -3,7 +3,7 @@
 
 Happy path:
 - the whole: fio's mean on the stack; the drive with its file system: fio's mean on the bare file, minutes apart at most;
-- foreign stacks: the same path with nothing at its end (the stack's program `hollow`) minus the hops below it;
+- foreign stacks: the same path with its file in RAM (the stack's program `hollow`), then the drive;
 - Ashlar: the stages that the gateway stamps into every answer (`ashlar node info --json`), the NBD server over no storage,
   and one hop between plugin and daemon.
 What is left is named "unexplained" and is no layer: the sum is of what was measured.
@@ -51,11 +51,12 @@ def record(total_us, layers):
             "sum_us": round(sum_us, 1), "off_percent": round(off, 1), "adds_up": abs(off) <= SHARE_OFF}
 
 
-def ashlar_layers(stages, nbd_us, hop_us):
+def ashlar_layers(stages, nbd_us, threads_us, hop_us):
     """From the means of the stages; drive and backups run side by side, so only what is beyond the drive counts."""
     inside = max(stages["drive"], stages["network"])
     return [
         layer("load, NBD socket, nbdkit", nbd_us, "measured", "mean of the same load on nbdkit's null plugin"),
+        layer("nbdkit's worker to the plugin's loop and back", threads_us, "measured", "two hand-overs by eventfd"),
         layer("plugin to daemon and back", hop_us, "measured", "4 KiB over a unix socket to another process and an answer"),
         layer("gateway", stages["gateway"], "measured", "stamped; the way to the primary is in it where that is another node"),
         layer("primary, before and after", max(0.0, stages["primary"] - inside), "measured", "stamped: primary less the next two"),
@@ -133,26 +134,28 @@ def of_ashlar(session, stack, parts):
     before = stages.settled()
     total = mean_us(session, stack)
     means = stage_means(before, stages.settled())
-    return record(total, ashlar_layers(means, parts["nbd"], parts["hop"]))
+    return record(total, ashlar_layers(means, parts["nbd"], parts["threads"], parts["hop"]))
 
 
 def of_hollow(session, stack, parts):
-    """local-raw, array-iscsi: the path without a drive, then the drive."""
+    """The same path with its file in RAM, then the drive."""
     try:
         uri = stack.call("hollow", "up").splitlines()[-1]
         path_us = mean_us(session, Target("hollow", uri, stack.size_bytes))
     finally:
         stack.call("hollow", "down")
     total = mean_us(session, stack)
-    layers = []
-    if stack.name.startswith("array"):
-        layers = [layer("load, NBD socket, QEMU", parts["qemu"], "measured", "mean of the same load on QEMU's null driver"),
-                  layer("link", parts["link"], "measured", "4 KiB to a process behind such a link and an answer"),
-                  layer("initiator and target", path_us - parts["qemu"] - parts["link"], "difference",
-                        f"{path_us:.0f} us with the target's null store, less the two above")]
-    else:
-        layers = [layer("load, NBD socket, QEMU", path_us, "measured", "mean of the same load on QEMU's null driver")]
+    what = "the same load with the file in RAM"
+    if stack.name == "local-raw":
         parts["qemu"] = path_us
+        layers = [layer("load, NBD socket, QEMU", path_us, "measured", what)]
+    else:
+        layers = [layer("load, NBD socket, QEMU", parts["qemu"], "measured", "of local-raw with its file in RAM")]
+        link_us = parts["link"] if stack.name.startswith("array") else 0.0
+        if link_us:
+            layers.append(layer("link", link_us, "measured", "4 KiB to a process behind such a link and an answer"))
+        name = "initiator and target" if link_us else "image format"
+        layers.append(layer(name, path_us - parts["qemu"] - link_us, "difference", f"{path_us:.0f} us for {what}, less the above"))
     layers.append(layer("file system and drive", parts["bare"], "measured", "mean of the same load on the bare file"))
     return record(total, layers)
 
@@ -160,7 +163,7 @@ def of_hollow(session, stack, parts):
 def of_outside(session, stack, parts):
     """Nothing can be taken out of it: what is not path, link or drive is one layer."""
     total = mean_us(session, stack)
-    known = [layer("load, NBD socket, QEMU", parts["qemu"], "measured", "mean of the same load on QEMU's null driver")]
+    known = [layer("load, NBD socket, QEMU", parts["qemu"], "measured", "of local-raw with its file in RAM")]
     if stack.name.startswith("array"):
         known.append(layer("link", parts["link"], "measured", "4 KiB to a process behind such a link and an answer"))
     rest = total - sum(part["us"] for part in known)
@@ -176,7 +179,7 @@ def common_parts(session):
         nbd_us = mean_us(session, Target("nbdkit-null", null.uri, null.size_bytes))
     finally:
         null.stop()
-    return {"nbd": nbd_us, "bare": mean_us(session, session.stacks["bare"]), "hop": hops.unix_us(session.work_dir),
+    return {"nbd": nbd_us, "bare": mean_us(session, session.stacks["bare"]), "hop": hops.unix_us(session.work_dir), "threads": hops.threads_us(),
             "link": hops.link_us(session.method["link_rate"])}
 
 

@@ -112,6 +112,6 @@ def on_file_systems(session, workloads, names):
 def controls(session, workloads, names):
     """Jobs that use no storage, with each stack up: only storage may slow down."""
     def run_one(stack, workload):
-        return macro.run(workload, session.work_dir, stack.pids(), min(2.0, session.method["macro_seconds"]))
+        return macro.run(workload, session.work_dir, stack.pids(), session.method["macro_seconds"] / 2)
 
     in_turns(session, "macro", workloads, session.method["macro_rounds"], run_one, names)

@@ -17,7 +17,7 @@ from h2h.reference import Reference
 from h2h.stackdir import Site, Stack
 from stacks import BenchError
 
-SETTLE_SHARE, SETTLE_S = 0.05, 60
+SETTLE_SHARE, SETTLE_S, SAY_S = 0.05, 60, 20
 
 
 class Session:
@@ -26,7 +26,7 @@ class Session:
     def __init__(self, options, results, work_dir, progress, build):
         self.options, self.results, self.work_dir, self.progress, self.build = options, results, work_dir, progress, build
         self.stacks, self.titles = {}, {}
-        self.reference = None
+        self.reference, self.said = None, 0.0
         self.method = results.run()["method"]
         self.eta = plan.Eta({"up": 5, "fill": 6, "micro": self.method["seconds"] + self.method["warmup_s"] + 1.2,
                              "macro": self.method["macro_seconds"] + 2.5, "mount": 3, "scene": 45, "budget": 6})
@@ -35,6 +35,9 @@ class Session:
 
     def say(self, text):
         self.progress.say(f"{self.eta.text()}; {text}")
+        if not self.progress.shown and time.monotonic() - self.said > SAY_S:  # a log, not a terminal: now and then
+            self.said = time.monotonic()
+            print(f"[{self.said - self.progress.started:4.0f} s] {self.eta.text()}; {text}", file=sys.stderr, flush=True)
 
     def line(self, text):
         """One clear line, kept on the screen."""

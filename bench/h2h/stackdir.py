@@ -25,7 +25,7 @@ ORDER = ["bare", "local-raw", "local-qcow2", "array-nfs-qcow2", "array-iscsi", "
 
 def known_stacks():
     """Names of all folders: the usual ones in their order, then anybody's own."""
-    found = [d for d in os.listdir(HERE) if os.path.exists(os.path.join(HERE, d, "up"))]
+    found = [d for d in os.listdir(HERE) for file in ("up", "not-built") if os.path.exists(os.path.join(HERE, d, file))]
     return sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 

@@ -51,7 +51,7 @@ stop_noted() { # what note_pid noted, last first
         [ -n "$start" ] && [ "$(start_of "$pid")" = "$start" ] || continue
         kill -CONT "$pid" 2>/dev/null || true
         kill -TERM "$pid" 2>/dev/null || true
-        for _ in $(seq 100); do
+        for _ in $(seq 40); do
             [ "$(start_of "$pid")" = "$start" ] || break
             sleep 0.05
         done

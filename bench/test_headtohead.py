@@ -1,0 +1,187 @@
+#!/usr/bin/python3 -B
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the runner's logic: what is resumed, what is called, what a stack that fails does to the rest."""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import types
+import unittest
+from unittest import mock
+
+from h2h import answers, budget, flushcheck, loads, plan, preflight, records, scenes, session, stackdir
+from stacks import BenchError
+
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "headtohead")
+LATENCY = {"name": "randread-qd1", "title": "read", "group": "micro", "metric": "lat_us.p50", "better": "lower"}
+RATE = {"name": "randwrite-qd32", "title": "write", "group": "micro", "metric": "iops", "better": "higher"}
+STEADY = {"read_us": 100.0, "sync_us": 300.0, "hash_ms": 1.0}
+
+
+def add_samples(results, stack, workload, values, reference=None):
+    for number, value in enumerate(values, 1):
+        metrics = {"iops": value, "mib_s": 0, "lat_us": {"p50": value}}
+        results.append("sample", stack=stack, workload=workload["name"], round=number, metrics=metrics,
+                       reference={"before": reference or STEADY, "after": STEADY})
+
+
+class WithResults(unittest.TestCase):
+    def setUp(self):
+        self.directory = tempfile.mkdtemp()
+        self.addCleanup(subprocess.run, ["rm", "-r", self.directory], check=True)
+        self.path = os.path.join(self.directory, "results.jsonl")
+        self.results = records.Results(self.path)
+        self.addCleanup(lambda: self.results.close())  # pylint: disable=unnecessary-lambda
+
+
+class Resume(WithResults):
+    def test_what_was_measured_is_not_measured_again(self):
+        add_samples(self.results, "bare", LATENCY, [1.0, 2.0])
+        order = plan.turns([LATENCY["name"]], 3, ["bare", "x"])
+        again = records.Results(self.path)
+        left = plan.still_to_do(order, again)
+        again.close()
+        self.assertEqual([(r, s) for _, r, s in left], [(1, "x"), (2, "x"), (3, "bare"), (3, "x")])
+
+    def test_a_line_that_was_cut_off_is_dropped_and_written_over(self):
+        self.results.append("end", seconds=1)
+        with open(self.path, "ab") as f:
+            f.write(b'{"kind":"sam')
+        again = records.Results(self.path)
+        again.append("end", seconds=2)
+        again.close()
+        with open(self.path, encoding="utf-8") as f:
+            self.assertEqual([json.loads(line)["seconds"] for line in f], [1, 2])
+
+    def test_a_broken_line_or_another_format_is_one_error(self):
+        for line in (b"nonsense\n", b"[]\n", b'{"kind":"run","format":99}\n'):
+            with open(self.path, "wb") as f:
+                f.write(line)
+            with self.assertRaises(BenchError):
+                records.Results(self.path)
+
+    def test_turns_interleave_the_stacks(self):
+        self.assertEqual([s for _, _, s in plan.turns(["w"], 2, ["a", "b"])], ["a", "b", "a", "b"])
+
+
+class Answers(WithResults):
+    def compare(self, own, other, workload, reference=None):
+        add_samples(self.results, "ashlar-x3", workload, own, reference)
+        add_samples(self.results, "array-iscsi", workload, other, reference)
+        found = answers.comparisons(self.results, [workload], ["array-iscsi", "ashlar-x3"])
+        return next(r for r in found if r["against"] == "array-iscsi")
+
+    def test_slower_is_above_one_whichever_way_the_metric_points(self):
+        self.assertAlmostEqual(self.compare([200, 210, 190], [100, 100, 100], LATENCY)["ratio"]["median"], 2.0)
+        found = self.compare([50, 50, 50], [100, 100, 100], RATE)
+        self.assertAlmostEqual(found["ratio"]["median"], 2.0)
+        self.assertTrue(found["called"])
+
+    def test_a_difference_within_the_spread_is_not_called(self):
+        found = self.compare([90, 130, 100], [100, 100, 100], LATENCY)
+        self.assertFalse(found["called"])
+        self.assertIn("within the noise", found["text"])
+
+    def test_a_difference_below_the_drift_of_the_reference_is_not_called(self):
+        self.assertTrue(self.compare([110, 111, 112], [100, 100, 100], LATENCY)["called"])
+        drifting = {**STEADY, "read_us": 200.0}
+        again = records.Results(os.path.join(self.directory, "drift"))
+        self.results.close()
+        self.results = again
+        self.assertFalse(self.compare([110, 111, 112], [100, 100, 100], LATENCY, drifting)["called"])
+
+    def test_one_round_is_never_called(self):
+        self.assertFalse(self.compare([500], [100], LATENCY)["called"])
+
+
+class Checks(unittest.TestCase):
+    def test_a_flush_that_only_somebody_else_made_does_not_count(self):
+        judge = flushcheck.judge
+        self.assertEqual(judge(200, 400, 0, True, True)[0], flushcheck.DOES_NOT)
+        self.assertEqual(judge(200, 3, 200, True, True)[0], flushcheck.DOES_NOT)
+        self.assertEqual(judge(200, 199, 199, True, True)[0], flushcheck.REACHES)
+        self.assertEqual(judge(200, 400, 0, True, False)[0], flushcheck.UNDECIDED)
+        self.assertEqual(judge(200, None, 0, True, True)[0], flushcheck.UNDECIDED)
+
+    def test_a_budget_adds_up_within_ten_percent_or_says_so(self):
+        parts = [budget.layer("a", 50, "measured"), budget.layer("b", 42, "measured")]
+        self.assertTrue(budget.record(100, parts)["adds_up"])
+        self.assertFalse(budget.record(110, parts)["adds_up"])
+        stages = {"total": 90.0, "gateway": 10.0, "primary": 80.0, "network": 60.0, "drive": 40.0}
+        layers = budget.ashlar_layers(stages, 30.0, 7.0, 5.0)
+        self.assertAlmostEqual(sum(part["us"] for part in layers), 30 + 7 + 5 + 10 + 80)
+
+    def test_a_scenario_passes_only_without_errors_losses_and_when_whole(self):
+        scene = {"steps": [(1, ["whole"])], "rate": 100}
+        good = {"errors": 0, "lost": 0, "hung": False, "disconnected": False, "longest_stall_ms": 5.0, "first_error": "",
+                "verified": 9, "longest_stall_at_s": 1.0}
+        points = [{"ops": 50}]
+        self.assertEqual(scenes.judge(scene, good, points, 2.0, None)["verdict"], "pass")
+        for bad, whole_s, trouble in (({**good, "lost": 1}, 2.0, None), ({**good, "errors": 1}, 2.0, None),
+                                      ({**good, "hung": True}, 2.0, None), (good, None, None), (None, 2.0, None),
+                                      (good, 2.0, "a step failed")):
+            self.assertEqual(scenes.judge(scene, bad, points, whole_s, trouble)["verdict"], "fail")
+
+    def test_every_scenario_and_workload_in_the_tree_is_sound(self):
+        for scene in scenes.known().values():
+            self.assertTrue(all(s in stackdir.known_stacks() for s in scene["stacks"]), scene["title"])
+        self.assertTrue(loads.fio_workloads())
+
+    def test_nonsense_in_a_scenario_is_one_line(self):
+        head = "[scenario]\ntitle = t\nstacks = bare\nseconds = 9\nrate = 1\nsteps =\n"
+        for text in ("", "[scenario]\ntitle = t\n", head + "  x break\n", head + "  1 every 0 snapshot s\n"):
+            with self.assertRaises(BenchError) as caught:
+                scenes.parse(text, "file.ini")
+            self.assertNotIn("\n", str(caught.exception))
+
+
+class Failures(WithResults):
+    def make_stack(self, name, up):
+        folder = os.path.join(self.directory, "folders", name)
+        os.makedirs(folder)
+        for verb, text in (("up", up), ("down", "exit 0"), ("uri", f"echo file:{self.directory}/disk"),
+                           ("facts", """echo '{"title": "t", "role": "custom"}'""")):
+            with open(os.path.join(folder, verb), "w", encoding="utf-8") as f:
+                f.write(f"#!/bin/sh\n{text}\n")
+            os.chmod(f.name, 0o755)
+
+    def start(self, names):
+        method = {"size_bytes": 1 << 29, "seconds": 1, "warmup_s": 0, "macro_seconds": 1, "link_rate": "1gbit"}
+        self.results.append("run", format=1, id="t", method=method)
+        options = types.SimpleNamespace(stacks=names, custom=None)
+        progress = types.SimpleNamespace(say=lambda text: None, clear=lambda: None, shown=True)
+        run = session.Session(options, self.results, self.directory, progress, "/nowhere")
+        with mock.patch.object(stackdir, "HERE", os.path.join(self.directory, "folders")), \
+                mock.patch.object(session.Session, "_fill_and_check"), mock.patch.object(session, "Reference"), \
+                mock.patch.object(session.Session, "line"):
+            try:
+                run.bring_up()
+                return [s.name for s in run.ready()]
+            finally:
+                run.tear_down()
+
+    def test_a_stack_that_does_not_start_is_one_line_and_the_rest_goes_on(self):
+        self.make_stack("good", "exit 0")
+        self.make_stack("bad", "echo starting >&2; echo the port is in use >&2; exit 1")
+        self.assertEqual(self.start(["bad", "good"]), ["good"])
+        self.assertEqual([f["text"] for f in self.results.of("failure")], ["up: the port is in use"])
+        self.assertEqual([r["state"] for r in self.results.of("stack", stack="bad")], ["failed"])
+        self.assertFalse(os.path.exists(os.path.join(self.directory, "bad")))
+
+    def test_missing_programs_and_room_are_told_before_anything_starts(self):
+        with mock.patch.dict(os.environ, {"PATH": "/nowhere"}):
+            self.assertIn("not installed: qemu-storage-daemon", preflight.check_stack("local-raw", "/", None))
+        self.assertIn("is missing", preflight.check_stack("ashlar-x3", "/nowhere", None))
+        self.assertIn("no URI", preflight.check_stack("custom", "/", None))
+
+    def test_wrong_usage_is_status_2_and_one_reason(self):
+        for argv in (["--stacks", "nobody"], ["--only", "nothing"], ["--rounds", "0", "--list"], ["--size", "1", "--list"], ["--scenarios", "x"]):
+            done = subprocess.run([sys.executable, "-B", PROGRAM, *argv], capture_output=True, text=True, check=False,
+                                  timeout=60)
+            self.assertEqual(done.returncode, 2, argv)
+            self.assertIn("error:", done.stderr.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    unittest.main()
