@@ -146,7 +146,7 @@ class Image:
 
     def _build(self, work):
         tree = os.path.join(work, "package")
-        self._log_run(["dpkg", "-x", self._download_kernel(work), tree])
+        self.log_run(["dpkg", "-x", self._download_kernel(work), tree])
         version = os.path.basename(glob.glob(f"{tree}/boot/vmlinuz-*")[0])[len("vmlinuz-"):]
         self.say(f"building the guest image for Linux {version}")
         decompress_kernel(f"{tree}/boot/vmlinuz-{version}", os.path.join(work, "vmlinux"))
@@ -161,7 +161,7 @@ class Image:
         with open(self.stamp, "w", encoding="utf-8") as f:
             f.write(FORMAT)
 
-    def _log_run(self, argv, cwd=None, may_fail=False):
+    def log_run(self, argv, cwd=None, may_fail=False):
         log_path = os.path.join(self.cache, "build.log")
         with open(log_path, "ab") as log:
             done = subprocess.run(argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
@@ -177,14 +177,14 @@ class Image:
 
     def _download_kernel(self, work):
         if not self._kernel_package():
-            self._log_run([*APT, "update"])
+            self.log_run([*APT, "update"])
         package = self._kernel_package()
         if not package:
             raise VmError("apt knows no linux-image-amd64")
         self.say(f"downloading {package}")
-        if not self._log_run([*APT, "download", package], cwd=work, may_fail=True):
-            self._log_run([*APT, "update"])
-            self._log_run([*APT, "download", package], cwd=work)
+        if not self.log_run([*APT, "download", package], cwd=work, may_fail=True):
+            self.log_run([*APT, "update"])
+            self.log_run([*APT, "download", package], cwd=work)
         return glob.glob(os.path.join(work, "linux-image-*.deb"))[0]
 
 

@@ -26,6 +26,7 @@ import time
 from dataclasses import dataclass, field
 
 from vm_image import Archive, Image, VmError, is_elf
+from vm_siw import siw_archive
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REBOOT_STATUS = 86  # of the guest's command: reset the machine (guest_init)
@@ -40,7 +41,7 @@ class Options:
 
     drives: list = field(default_factory=list)   # NBD URIs or files: /dev/vda, ...
     drive_options: str = "cache=none"
-    driver: str = "none"                          # of RDMA devices: rxe or none
+    driver: str = "none"                          # of RDMA devices: rxe, siw or none
     nodes: int = 0                                # addresses 10.77.0.1 ...
     net: str = "multi"                            # multi or single (guest_init)
     mtu: int = 4200                               # makes room for an IB MTU of 4096
@@ -50,6 +51,7 @@ class Options:
     root: str = "mini"                            # or host: this machine's own root, read-only
     memory: str = "768M"
     cpus: int = 2
+    counted: bool = False                         # one instruction, one nanosecond of the guest
     timeout_s: float = 300
     boot_timeout_s: float = 90
 
@@ -81,29 +83,40 @@ def pack_run(options, command, mark, image, work):
         archive.put_libraries([path for path in elves if is_elf(path)], [archive.path("/files/lib")])
     initrd = os.path.join(work, "initrd")
     with open(initrd, "wb") as out:
-        with open(image.base, "rb") as base:
-            shutil.copyfileobj(base, out)
+        for path in [image.base] + ([siw_archive(image)] if options.driver == "siw" else []):
+            with open(path, "rb") as part:
+                shutil.copyfileobj(part, out)
         archive.pack(out)
     shutil.rmtree(archive.stage)
     return initrd
 
 
-def kernel_arguments():
+def kernel_arguments(counted):
     """The emulated TSC runs at the host's rate. Told so, the kernel skips its calibration by the PIT, in
-    which a boot under emulation on a busy host hangs now and then."""
+    which a boot under emulation on a busy host hangs now and then. Where instructions are counted they are its ticks."""
     with open("/proc/cpuinfo", encoding="utf-8") as f:
         bogomips = next((line.split(":")[1] for line in f if line.lower().startswith("bogomips")), None)
-    calibrated = f"tsc_early_khz={int(float(bogomips) * 500)} no_timer_check " if bogomips else ""
+    tsc_khz = 1000000 if counted else int(float(bogomips) * 500) if bogomips else None
+    calibrated = f"tsc_early_khz={tsc_khz} no_timer_check " if tsc_khz else ""
     return ("console=ttyS0 quiet loglevel=4 panic=-1 nokaslr mitigations=off init_on_alloc=0 tsc=reliable "
             f"{calibrated}random.trust_cpu=on nowatchdog audit=0 apparmor=0 no5lvl rcupdate.rcu_expedited=1 "
             "net.ifnames=0")
 
 
+def processor(options):
+    """Counted: QEMU's clock advances by a nanosecond with each instruction, and by nothing else but idle time, so that
+    CPU times in the guest are counts. On one CPU: time passes for all of them. Without fast string instructions: each
+    byte that they move would count as one instruction, without them it is one for eight bytes."""
+    if not options.counted:
+        return ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", str(options.cpus)]
+    return ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max,la57=off,erms=off,fsrm=off",
+            "-smp", "1"]
+
+
 def qemu_command(options, image, initrd, work):
     argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
-            "-machine", "q35,hpet=off,usb=off,vmport=off", "-accel", "tcg,thread=multi",
-            "-cpu", "max,la57=off", "-smp", str(options.cpus), "-m", options.memory,
-            "-kernel", image.kernel, "-initrd", initrd, "-append", kernel_arguments(),
+            "-machine", "q35,hpet=off,usb=off,vmport=off", *processor(options), "-m", options.memory,
+            "-kernel", image.kernel, "-initrd", initrd, "-append", kernel_arguments(options.counted),
             "-serial", f"file:{work}/console.log", "-device", "virtio-serial-pci"]
     for number, name in enumerate(("out", "err", "ctl"), 1):
         argv += ["-chardev", f"socket,id={name},path={work}/{name}",
