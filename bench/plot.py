@@ -37,7 +37,7 @@ def _panel(panel, x0):
         value = panel.top * i / 4
         _, y = place(0, value)
         out.append(f'<line x1="{x0 + LEFT}" x2="{x0 + LEFT + inner_width:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        out.append(_text(x0 + LEFT - 6, y + 4, f"{value:g}", "end"))
+        out.append(_text(x0 + LEFT - 6, y + 4, f"{value:.3g}", "end"))
     for i, label in enumerate(panel.labels):
         out.append(_text(place(i, 0)[0], TOP + inner_height + 18, str(label)))
     for number, (name, values) in enumerate(panel.series.items()):
@@ -46,7 +46,8 @@ def _panel(panel, x0):
         out.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="'
                    + " ".join(f"{x:.1f},{y:.1f}" for x, y in points) + '"/>')
         out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
-        out.append(_text(x0 + LEFT + 8, TOP + inner_height - 8 - 15 * number, name, "start", f' fill="{colour}"'))
+        if points:  # the name above its last point
+            out.append(_text(points[-1][0], points[-1][1] - 8, name, "end", f' fill="{colour}"'))
     return out
 
 
