@@ -87,7 +87,7 @@ def fill(stack, work_dir):
 def run(stack, workload, seconds, work_dir):
     """One run: {latency_us, p99_us, iops, mib_s, cpu_us: {process: us a request}, others_cores}."""
     arguments = [f"--rw={workload.rw}", f"--bs={workload.block_bytes}", f"--iodepth={workload.depth}",
-                 f"--size={stack.size_bytes}", f"--runtime={seconds}", "--time_based",
+                 f"--size={stack.size_bytes}", f"--runtime={seconds * 1000:.0f}ms", "--time_based",
                  "--norandommap", "--randrepeat=0", "--thread"]
     if workload.flush_each:
         arguments.append("--fsync=1")

@@ -92,6 +92,11 @@ def metrics_of(side):
             "lat_us": {"mean": latency["mean"] / 1000, **figures, "max": latency["max"] / 1000}}
 
 
+def times_of(seconds, warmup_s=0.0):
+    """fio takes no fractions of seconds: it drops them without a word."""
+    return f"time_based\nruntime={seconds * 1000:.0f}ms\nramp_time={warmup_s * 1000:.0f}ms\n"
+
+
 def run(stack, workload, method, work_dir):
     """One run: the fields of a sample that come from it."""
     seconds, warmup_s = method["seconds"], method["warmup_s"]
@@ -99,7 +104,7 @@ def run(stack, workload, method, work_dir):
         job = f.read()
     meter = proc.CpuMeter(stack.pids())
     own_before = os.times()
-    report = run_fio(stack.uri, stack.size_bytes, f"time_based\nruntime={seconds}\nramp_time={warmup_s}\n", job, work_dir,
+    report = run_fio(stack.uri, stack.size_bytes, times_of(seconds, warmup_s), job, work_dir,
                      HANG_GUARD_S + seconds + warmup_s)
     own_after = os.times()
     used, machine_us = meter.stop()

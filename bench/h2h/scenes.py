@@ -122,7 +122,7 @@ def start_neighbour(session, scene, stack, seconds):
 
     def body():
         try:
-            loads.run_fio(other.uri, other.size_bytes, f"time_based\nruntime={seconds}\n",
+            loads.run_fio(other.uri, other.size_bytes, loads.times_of(seconds),
                           "[neighbour]\nrw=randwrite\nbs=4k\niodepth=32\n", place, loads.HANG_GUARD_S + seconds)
         except (BenchError, OSError) as e:
             errors.append(str(e))
