@@ -69,7 +69,7 @@ static void chunk_start(struct inherit_walk *self)
     uint32_t oldest = lineage_oldest(self->shard);
     assert(!self->rc);
     piece->generation = self->rollback ? self->rollback->to : oldest;
-    piece->epoch = self->rollback ? self->rollback->epoch : 0;
+    piece->epoch = self->rollback ? self->rollback->epoch : 1; /* what was there from the volume's beginning (R16) */
     piece->done = chunk_done;
     piece->owner = self;
     (void)detour_create(piece, self->rollback ? self->rollback->from : oldest);

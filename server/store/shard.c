@@ -250,8 +250,8 @@ uint32_t store_chunks_modified(struct store_shard *shard, uint64_t since_epoch, 
         const struct mark *mark = MUTANT(marks_do_not_count) ? NULL : mark_find(shard, index);
         const struct chunk *chunk = chunk_get(shard, index);
         uint64_t mod_epoch = chunk ? chunk->mod_epoch : 0;
-        if (!mod_epoch && lineage_inherits(shard, chunk))
-            mod_epoch = 1;                   /* a member without history must see what the base holds */
+        if (!mod_epoch && (lineage_inherits(shard, chunk) || (chunk && !chunk->bare)))
+            mod_epoch = 1; /* a member without history must see what the base holds, or held before it was flattened */
         if (mark && mark->epoch > mod_epoch) /* R14: all its chunks count as modified in the mark's epoch */
             mod_epoch = mark->epoch;
         if (!mark && mod_epoch <= since_epoch)

@@ -279,6 +279,9 @@ static void flattened_clone_needs_no_base(void **state)
     struct drive_sim_stats drive = *drive_sim_stats(f.disk);
     family_flatten(&family, clone);
     assert_int_equal(drive_sim_stats(f.disk)->bytes_written, drive.bytes_written); /* records only */
+    struct store_chunk_info infos[8];
+    uint32_t next;
+    assert_int_equal(store_chunks_modified(clone->shard, 0, 0, infos, 8, &next), 2); /* R16: a new member gets them */
     family_check_all(&family);
     family_delete(&family, parent);
     settle(&family);
