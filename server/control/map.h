@@ -57,6 +57,7 @@ enum map_member_flags {
     MAP_MEMBER_REBOOTED = 1u << 4, /* unflushed data may be gone */
     MAP_MEMBER_EMPTY = 1u << 5,    /* the store was replaced: nothing left; never a candidate */
     MAP_MEMBER_FULL = 1u << 6,     /* of a clone: holds every chunk itself, reads nothing through its parent */
+    MAP_MEMBER_UNROLLED = 1u << 7, /* the volume's rollback is still to be done there, or to be durable */
 };
 
 struct map_member {
@@ -249,6 +250,7 @@ struct map_observer {
     void (*shard_changed)(void *arg, const struct map_volume *volume, const struct map_shard *shard);
     void (*reset)(void *arg); /* a snapshot replaced everything: look at all again */
     void *arg;
+    void (*shards_cut)(void *arg, uint64_t volume, uint32_t first, uint32_t end); /* by a shrink: [first, end) */
 };
 
 struct map *map_create(void);

@@ -49,7 +49,7 @@ static void note_stop(struct map *map, const struct map_volume *volume, struct m
     if (stop != MAP_STOP_EMPTY)
         return;
     member->flags |= MAP_MEMBER_EMPTY;
-    member->flags &= ~(uint32_t)MAP_MEMBER_ELIGIBLE;
+    member->flags &= ~(uint32_t)(MAP_MEMBER_ELIGIBLE | MAP_MEMBER_UNROLLED);
     member->e_r = 0;
     if (volume->base.volume != 0)
         member->flags |= MAP_MEMBER_FULL; /* the parent's content went, too */

@@ -97,12 +97,13 @@ static void activate(struct map *map, struct map_volume *volume, struct map_shar
         m->eligible_incarnation = 0;
         if (!(m->flags & MAP_MEMBER_IN_SYNC))
             continue;
-        m->flags &= ~(uint32_t)(MAP_MEMBER_UNCLEAN | MAP_MEMBER_REBOOTED | MAP_MEMBER_EMPTY);
+        m->flags &= ~(uint32_t)(MAP_MEMBER_UNCLEAN | MAP_MEMBER_REBOOTED | MAP_MEMBER_EMPTY | MAP_MEMBER_UNROLLED);
         m->flags |= MAP_MEMBER_ELIGIBLE;
         m->eligible_incarnation = m->incarnation;
     }
     map_touch_shard(map, volume, shard);
     map_shard_check(volume, shard);
+    map_snap_unneeded(map, volume, volume->rollback.from);
 }
 
 void map_apply_epoch_active(struct map *map, const struct map_entry *entry, struct map_result *result)
@@ -224,6 +225,7 @@ void map_apply_member_detach(struct map *map, const struct map_entry *entry, str
     memset(&t.shard->members[t.shard->member_count], 0, sizeof(t.shard->members[0]));
     map_touch_shard(map, t.volume, t.shard);
     map_shard_check(t.volume, t.shard);
+    map_snap_unneeded(map, t.volume, t.volume->rollback.from);
     result->value = t.shard->epoch;
 }
 

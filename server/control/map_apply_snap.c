@@ -173,9 +173,8 @@ void map_apply_snapshot_delete(struct map *map, const struct map_entry *entry, s
     result->value = snap->generation;
     snap->state = MAP_SNAP_HELD;
     memset(snap->name, 0, sizeof snap->name);
-    if (snap->holders == 0)
-        map_snap_remove(volume, snap);
     map_touch_snaps(map, volume);
+    map_snap_unneeded(map, volume, snap->generation);
 }
 
 /* ---- rollback: a new head whose content is the snapshot's. Every shard gets a new epoch, so that each primary has its members
@@ -198,6 +197,7 @@ void map_apply_volume_rollback(struct map *map, const struct map_entry *entry, s
     }
     if (result->rc < 0)
         return;
+    uint32_t former = volume->rollback.from;
     volume->rollback.from = snap->generation;
     volume->rollback.to = ++volume->generation;
     volume->session.number++; /* whoever was attached must not come back to other content */
@@ -206,9 +206,13 @@ void map_apply_volume_rollback(struct map *map, const struct map_entry *entry, s
     map_touch_snaps(map, volume);
     for (uint32_t i = 0; i < volume->shard_count; i++) {
         volume->shards[i].epoch++;
+        for (uint32_t m = 0; m < volume->shards[i].member_count; m++)
+            if (!(volume->shards[i].members[m].flags & MAP_MEMBER_EMPTY))
+                volume->shards[i].members[m].flags |= MAP_MEMBER_UNROLLED;
         map_touch_shard(map, volume, &volume->shards[i]);
         map_shard_check(volume, &volume->shards[i]);
     }
+    map_snap_unneeded(map, volume, former);
     result->value = volume->generation;
 }
 

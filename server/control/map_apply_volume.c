@@ -79,6 +79,8 @@ static bool place_shards(struct map *map, struct map_volume *volume, uint32_t fr
             map_shard_init_member(map, member, node);
             member->flags = MAP_MEMBER_IN_SYNC | MAP_MEMBER_ELIGIBLE;
             member->incarnation = member->eligible_incarnation = node->incarnation;
+            if (volume->base.volume != 0)
+                member->flags |= MAP_MEMBER_FULL; /* of a clone that grew: its parent's snapshot ends before it */
         }
         shard->member_count = placed;
         shard->epoch = shard->active_epoch = 1;
@@ -177,6 +179,8 @@ void map_apply_volume_resize(struct map *map, const struct map_entry *entry, str
     if (result->rc < 0)
         return;
     map_volume_set_shard_count(map, volume, (uint32_t)shards);
+    if (shards < old && map->observer.shards_cut)
+        map->observer.shards_cut(map->observer.arg, volume->id, (uint32_t)shards, old);
     volume->size = entry->size;
     map_touch_volume(map, volume);
     bool placed = place_shards(map, volume, old, entry);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/mutant.h"
 #include "server/control/map.h"
 #include "server/control/map_state.h"
 
@@ -63,7 +64,8 @@ uint32_t map_live_generations(const struct map_volume *volume, uint32_t *ret_gen
     assert(volume->snap_count <= MAP_SNAPSHOTS_MAX);
     uint32_t count = 0;
     for (uint32_t i = 0; i < volume->snap_count; i++)
-        ret_generations[count++] = volume->snaps[i].generation;
+        if (volume->snaps[i].state != MAP_SNAP_HELD || volume->deleting || !MUTANT(held_snapshot_is_not_live))
+            ret_generations[count++] = volume->snaps[i].generation;
     if (!volume->deleting)
         ret_generations[count++] = volume->generation;
     return count;
@@ -105,6 +107,30 @@ void map_snap_remove(struct map_volume *volume, struct map_snap *snap)
     assert(snap->holders == 0);
     memmove(snap, snap + 1, (volume->snap_count - at - 1) * sizeof *snap);
     volume->snap_count--;
+}
+
+/* A member that has not rolled back yet, or not for good, still makes its new head from that generation. */
+static bool rollback_needs(const struct map_volume *volume, uint32_t generation)
+{
+    assert(volume != NULL);
+    assert(generation > 0);
+    if (volume->rollback.from != generation || volume->deleting)
+        return false;
+    for (uint32_t i = 0; i < volume->shard_count; i++)
+        for (uint32_t m = 0; m < volume->shards[i].member_count; m++)
+            if (volume->shards[i].members[m].flags & MAP_MEMBER_UNROLLED)
+                return true;
+    return false;
+}
+
+void map_snap_unneeded(struct map *map, struct map_volume *volume, uint32_t generation)
+{
+    struct map_snap *snap = map_snap_find(volume, generation);
+    assert(map->applying != 0);
+    if (!snap || snap->state != MAP_SNAP_HELD || snap->holders > 0 || rollback_needs(volume, generation))
+        return;
+    map_snap_remove(volume, snap);
+    map_touch_snaps(map, volume);
 }
 
 void map_touch_snaps(struct map *map, struct map_volume *volume)
@@ -154,8 +180,7 @@ void map_snap_release(struct map *map, uint64_t volume_id, uint32_t generation)
     struct map_snap *snap = map_snap_find(volume, generation);
     assert(snap != NULL && snap->holders > 0);
     snap->holders--;
-    if (snap->holders == 0 && snap->state == MAP_SNAP_HELD)
-        map_snap_remove(volume, snap);
+    map_snap_unneeded(map, volume, generation);
     if (volume->deleting && volume->snap_count == 0)
         map_volume_bury(map, volume);
     else

@@ -206,7 +206,7 @@ static bool shard_sound(const struct map *map, const struct map_shard *s)
     uint32_t in_sync = 0;
     for (uint32_t i = 0; i < s->member_count; i++) {
         const struct map_member *m = &s->members[i];
-        if (!map_find_node(map, m->node) || m->flags >= MAP_MEMBER_FULL << 1 || m->instance >= map->next_instance)
+        if (!map_find_node(map, m->node) || m->flags >= MAP_MEMBER_UNROLLED << 1 || m->instance >= map->next_instance)
             return false;
         if (map_member_of(s, m->node) != m)
             return false;

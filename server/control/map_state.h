@@ -94,6 +94,8 @@ static inline struct map_volume_box *map_volume_box(struct map_volume *volume)
 struct map_snap *map_snap_find(struct map_volume *volume, uint32_t generation); /* NULL: none */
 struct map_snap *map_snap_add(struct map_volume *volume, uint32_t generation);  /* above all others */
 void map_snap_remove(struct map_volume *volume, struct map_snap *snap);
+/* A deleted snapshot goes when no clone reads it and no rollback to it is under way. */
+void map_snap_unneeded(struct map *map, struct map_volume *volume, uint32_t generation);
 void map_snap_release(struct map *map, uint64_t volume, uint32_t generation); /* a clone less; may remove volumes */
 void map_touch_snaps(struct map *map, struct map_volume *volume);
 void map_volume_bury(struct map *map, struct map_volume *volume); /* deleted: gone, or hidden while clones read it */

@@ -61,6 +61,14 @@ static void volume_removed(void *arg, uint64_t volume)
         replicas_volume_removed(d->replicas, volume);
 }
 
+static void shards_cut(void *arg, uint64_t volume, uint32_t first, uint32_t end)
+{
+    struct data_thread *d = arg;
+    assert(volume && first < end);
+    if (d->replicas)
+        replicas_shards_cut(d->replicas, volume, first, end);
+}
+
 static void shard_changed(void *arg, const struct map_volume *volume, const struct map_shard *shard)
 {
     struct data_thread *d = arg;
@@ -89,6 +97,7 @@ void data_map_observe(struct data_thread *d)
                                     .volume_changed = volume_changed,
                                     .volume_removed = volume_removed,
                                     .shard_changed = shard_changed,
+                                    .shards_cut = shards_cut,
                                     .reset = map_was_reset,
                                     .arg = d};
     assert(d->replicas && d->gateway);

@@ -94,6 +94,7 @@ void replicas_destroy(struct replicas *replicas); /* no op in flight: fails what
 /* The map's observer, forwarded: */
 void replicas_shard_changed(struct replicas *r, const struct map_volume *volume, const struct map_shard *shard);
 void replicas_volume_changed(struct replicas *r, const struct map_volume *volume);
+void replicas_shards_cut(struct replicas *replicas, uint64_t volume, uint32_t first, uint32_t end); /* [first, end) */
 void replicas_volume_removed(struct replicas *r, uint64_t volume);
 void replicas_node_changed(struct replicas *r, const struct map_node *node);
 void replicas_map_reset(struct replicas *r);

@@ -381,6 +381,14 @@ void replicas_volume_removed(struct replicas *r, uint64_t volume)
         volume_removed_shard(r, volume, i);
 }
 
+void replicas_shards_cut(struct replicas *r, uint64_t volume, uint32_t first, uint32_t end)
+{
+    set_assert(r);
+    assert(first < end);
+    for (uint32_t i = first; i < end; i++)
+        volume_removed_shard(r, volume, i);
+}
+
 void replicas_node_changed(struct replicas *r, const struct map_node *node)
 {
     set_assert(r);

@@ -26,8 +26,27 @@ bool rollback_wanted(const struct replica *rep)
 {
     replica_assert(rep);
     const struct map_volume *v = replica_volume(rep);
-    return v && rep->shard && v->rollback.to > rep->map.sealed && v->rollback.to > rep->rolled_to &&
+    const struct map_member *self = map_member_of(&rep->map, rep->set->cfg.node);
+    return v && rep->shard && self && (self->flags & MAP_MEMBER_UNROLLED) && v->rollback.to > rep->rolled_to &&
            !MUTANT(no_rollback);
+}
+
+/* Durable: when the epoch is active the snapshot may go, and nobody can do it once more. */
+static void rolled_flushed(struct store_flush *flush, int rc)
+{
+    assert(rc <= 0);
+    struct replica *rep = flush->owner;
+    assert(rep->rolling);
+    rep->rolling = false;
+    if (rc != 0) {
+        log_error("volume %llu shard %u: cannot roll back to generation %u: %s", (unsigned long long)rep->volume,
+                  rep->index, rep->rollback.from, strerror(-rc));
+        return; /* the store failed: the role moves */
+    }
+    rep->rolled_to = rep->rollback.to;
+    if (rep->phase == PHASE_RAISING)
+        takeover_step(rep);
+    drain_check(rep);
 }
 
 static void rolled(struct store_rollback *req, int rc)
@@ -35,17 +54,11 @@ static void rolled(struct store_rollback *req, int rc)
     assert(rc <= 0);
     struct replica *rep = req->owner;
     assert(rep->rolling);
-    rep->rolling = false;
+    rep->rollback_flush = (struct store_flush){.cb = rolled_flushed, .owner = rep};
     if (rc == 0)
-        rep->rolled_to = req->to;
+        store_flush(rep->set->cfg.store, &rep->rollback_flush);
     else
-        log_error("volume %llu shard %u: cannot roll back to generation %u: %s", (unsigned long long)rep->volume,
-                  rep->index, req->from, strerror(-rc));
-    if (rc != 0)
-        return; /* the store failed: the role moves */
-    if (rep->phase == PHASE_RAISING)
-        takeover_step(rep);
-    drain_check(rep);
+        rolled_flushed(&rep->rollback_flush, rc);
 }
 
 void rollback_start(struct replica *rep)

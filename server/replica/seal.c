@@ -95,6 +95,11 @@ int seal_admit(struct op_ctx *ctx, const struct map_volume *v)
         return -EINVAL; /* R3: who stamps so named a map that we have */
     if (stamp < rep->floor && !MUTANT(obey_sealed_stamp))
         return -ESTALE;
+    const struct map_snap *opening = map_snap_opening(v);
+    if (MUTANT(generation_late_on_one_shard) && opening && rep->index == 0 && rep->floor <= opening->generation)
+        stamp = opening->generation;
+    if (MUTANT(generation_early_on_one_shard) && opening && rep->index == 0)
+        stamp = v->generation;
     if (ctx->generation != stamp)
         reserve_release(ctx); /* another generation may need other space */
     ctx->generation = stamp;

@@ -82,7 +82,8 @@ static void rmw_start(struct op_ctx *ctx)
     ctx->io = (struct store_io){
         .shard = rep->shard,
         .op = STORE_READ,
-        .generation = ctx->generation,
+        .generation =
+            MUTANT(partial_block_from_the_snapshot) && ctx->generation > 1 ? ctx->generation - 1 : ctx->generation,
         .offset = ctx->offset,
         .length = STORE_BLOCK_BYTES,
         .buf = ctx->buf,

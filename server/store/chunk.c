@@ -342,7 +342,10 @@ uint64_t chunk_block_offset(const struct chunk *chunk, uint32_t block)
     case BLOCK_OWN:
     case BLOCK_OVER: return block_at(chunk->own[block / UNIT_BLOCKS], block);
     case BLOCK_BASE: return block_at(chunk_base(chunk, block / UNIT_BLOCKS), block);
-    case BLOCK_ZERO: break;
+    case BLOCK_ZERO:
+        if (MUTANT(zero_block_shows_its_unit) && chunk->own[block / UNIT_BLOCKS] != UNIT_NONE)
+            return block_at(chunk->own[block / UNIT_BLOCKS], block);
+        break;
     }
     return UINT64_MAX;
 }

@@ -115,6 +115,13 @@ static void shard_changed(void *arg, const struct map_volume *volume, const stru
         gateway_shard_changed(life->gateway, volume, shard);
 }
 
+static void shards_cut(void *arg, uint64_t volume, uint32_t first, uint32_t end)
+{
+    struct life *life = arg;
+    if (life->replicas)
+        replicas_shards_cut(life->replicas, volume, first, end);
+}
+
 static void map_was_reset(void *arg)
 {
     struct life *life = arg;
@@ -364,6 +371,7 @@ static void receive_registered(struct bridge_to_data *b, uint64_t cluster_id, ui
                                     .volume_changed = volume_changed,
                                     .volume_removed = volume_removed,
                                     .shard_changed = shard_changed,
+                                    .shards_cut = shards_cut,
                                     .reset = map_was_reset,
                                     .arg = life};
     map_set_observer(life->map, &observer);

@@ -50,7 +50,7 @@ void map_fixture_init(struct map_fixture *f)
 {
     memset(f, 0, sizeof *f);
     f->map = map_create();
-    map_set_observer(f->map, &(struct map_observer){on_node, on_volume, on_removed, on_shard, on_reset, f});
+    map_set_observer(f->map, &(struct map_observer){on_node, on_volume, on_removed, on_shard, on_reset, f, NULL});
 }
 
 void map_fixture_close(struct map_fixture *f)

@@ -314,6 +314,55 @@ static void rollback_makes_a_new_head_in_a_new_epoch(void **state)
     map_fixture_close(&f);
 }
 
+/* Members make the new head from the snapshot: one that is deleted meanwhile stays until the last of them has done it for good. */
+static void a_snapshot_stays_until_every_member_rolled_back_to_it(void **state)
+{
+    (void)state;
+    struct map_fixture f;
+    init(&f, 3);
+    uint64_t v = map_fixture_volume(&f, "v", 2, 3, 2, 1);
+    uint32_t live[4];
+    make_snap(&f, v, "s");
+    assert_int_equal(on_snap(&f, MAP_ENTRY_VOLUME_ROLLBACK, "v", "s", "").value, 3);
+    assert_int_equal(on_snap(&f, MAP_ENTRY_SNAPSHOT_DELETE, "v", "s", "").rc, 0);
+    assert_null(map_snap_by_name(volume_of(&f, v), "s"));
+    assert_int_equal(map_live_generations(volume_of(&f, v), live), 2);
+    assert_int_equal(live[0], 1);
+    assert_int_equal(map_fixture_node(&f, MAP_ENTRY_NODE_DOWN, 3), 0); /* before it did it */
+    assert_int_equal(map_fixture_activate(&f, v, 0), 0);
+    assert_int_equal(map_fixture_activate(&f, v, 1), 0);
+    assert_int_equal(map_live_generations(volume_of(&f, v), live), 2);
+    (void)map_fixture_register(&f, 3, MAP_STOP_SAME_BOOT);
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(map_live_generations(volume_of(&f, v), live), 2);
+        assert_true(map_member_of(map_fixture_shard(&f, v, i), 3)->flags & MAP_MEMBER_UNROLLED);
+        assert_int_equal(map_fixture_add(&f, v, i, 3), 0);
+        assert_int_equal(map_fixture_activate(&f, v, i), 0);
+        assert_false(map_member_of(map_fixture_shard(&f, v, i), 3)->flags & MAP_MEMBER_UNROLLED);
+    }
+    assert_int_equal(map_live_generations(volume_of(&f, v), live), 1);
+    assert_int_equal(live[0], 3);
+    map_fixture_close(&f);
+}
+
+/* The parent's snapshot ends before the new shard: its members read nothing there. */
+static void a_clone_grows_beyond_its_parent(void **state)
+{
+    (void)state;
+    struct map_fixture f;
+    init(&f, 3);
+    uint64_t v = map_fixture_volume(&f, "v", 1, 3, 2, 1);
+    make_snap(&f, v, "s");
+    uint64_t c = on_snap(&f, MAP_ENTRY_VOLUME_CLONE, "v", "s", "c").value;
+    struct map_entry e = {.kind = MAP_ENTRY_VOLUME_RESIZE, .volume = c, .size = 2 * MAP_SHARD_BYTES_DEFAULT};
+    assert_int_equal(map_fixture_apply(&f, &e).rc, 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_false(map_fixture_shard(&f, c, 0)->members[i].flags & MAP_MEMBER_FULL);
+        assert_true(map_fixture_shard(&f, c, 1)->members[i].flags & MAP_MEMBER_FULL);
+    }
+    map_fixture_close(&f);
+}
+
 static void no_shrink_goes_below_a_snapshot(void **state)
 {
     (void)state;
@@ -406,6 +455,8 @@ int main(void)
         cmocka_unit_test(a_higher_min_replicas_ends_the_epoch_below_it),
         cmocka_unit_test(a_flattened_clone_lets_its_parent_go),
         cmocka_unit_test(rollback_makes_a_new_head_in_a_new_epoch),
+        cmocka_unit_test(a_snapshot_stays_until_every_member_rolled_back_to_it),
+        cmocka_unit_test(a_clone_grows_beyond_its_parent),
         cmocka_unit_test(no_shrink_goes_below_a_snapshot),
         cmocka_unit_test(the_most_snapshots_fit_and_survive_a_restore),
     };
