@@ -71,14 +71,14 @@ void snap_gone(struct snap *snap)
 
 /* ---- one operator ---- */
 
-static void wait_for_next(struct operator* op)
+static void wait_for_next(struct admin *op)
 {
     struct sim *sim = op->all->sim;
     uint64_t gap = ENV_MS(1) * (1 + below(op->all, 2 * sim->scenario.operator_gap_ms + 1));
     world_schedule(sim->world, &op->event, WORLD_NOBODY, gap, next);
 }
 
-void operator_done(struct operator* op, bool refused)
+void operator_done(struct admin *op, bool refused)
 {
     assert(op->busy && !op->call.busy);
     op->all->done[op->kind] += !refused;
@@ -91,12 +91,12 @@ void operator_done(struct operator* op, bool refused)
 
 static void waited(struct world_event *event)
 {
-    struct operator* op = list_entry(event, struct operator, event);
+    struct admin *op = list_entry(event, struct admin, event);
     assert(op->busy && op->then);
     op->then(op);
 }
 
-void operator_wait(struct operator* op, uint64_t delay_ns, void (*then)(struct operator* op))
+void operator_wait(struct admin *op, uint64_t delay_ns, void (*then)(struct admin *op))
 {
     assert(op->busy);
     op->then = then;
@@ -123,7 +123,7 @@ static enum task_kind choose(const struct operators *all)
     return TASK_KINDS;
 }
 
-static bool begin(struct operator* op, enum task_kind kind)
+static bool begin(struct admin *op, enum task_kind kind)
 {
     assert(!op->busy);
     op->busy = true;
@@ -139,7 +139,7 @@ static bool begin(struct operator* op, enum task_kind kind)
 
 static void next(struct world_event *event)
 {
-    struct operator* op = list_entry(event, struct operator, event);
+    struct admin *op = list_entry(event, struct admin, event);
     if (op->all->stopped)
         return;
     enum task_kind kind = choose(op->all);
@@ -154,7 +154,7 @@ bool operators_by_hand(struct sim *sim, const char *action, const char *arg)
         if (strcmp(action, task_names[kind]) != 0)
             continue;
         for (uint32_t i = 0; i < OPERATORS_MAX; i++) {
-            struct operator* op = & sim->operators->one[i];
+            struct admin *op = &sim->operators->one[i];
             if (op->busy)
                 continue;
             if (!begin(op, (enum task_kind)kind))
@@ -199,7 +199,7 @@ struct operators *operators_create(struct sim *sim)
     all->sim = sim;
     all->count = sim->scenario.operators < OPERATORS_MAX ? (uint32_t)sim->scenario.operators : OPERATORS_MAX;
     for (uint32_t i = 0; i < OPERATORS_MAX; i++) {
-        struct operator* op = & all->one[i];
+        struct admin *op = &all->one[i];
         op->all = all;
         op->call.sim = sim;
         op->call.owner = op;

@@ -42,8 +42,7 @@ struct snap {
     bool gone;     /* free, once its readers have left */
 };
 
-struct operator
-{
+struct admin {
     struct operators *all;
     struct admin_call call;
     struct world_event event;
@@ -56,12 +55,12 @@ struct operator
     uint64_t size;
     char name[16];
     uint32_t refused;
-    void (*then)(struct operator* op);
+    void (*then)(struct admin *op);
 };
 
 struct operators {
     struct sim *sim;
-    struct operator one[OPERATORS_MAX];
+    struct admin one[OPERATORS_MAX];
     uint32_t count, names;
     struct snap snaps[SNAPS_MAX];
     bool alone[SIM_GUESTS_MAX];
@@ -73,10 +72,10 @@ struct operators {
 };
 
 /* operators_tasks.c. False: it cannot be done now. */
-bool task_start(struct operator* op, enum task_kind kind);
+bool task_start(struct admin *op, enum task_kind kind);
 /* operators.c */
-void operator_done(struct operator* op, bool refused);
-void operator_wait(struct operator* op, uint64_t delay_ns, void (*then)(struct operator* op));
+void operator_done(struct admin *op, bool refused);
+void operator_wait(struct admin *op, uint64_t delay_ns, void (*then)(struct admin *op));
 struct snap *snap_add(struct operators *all, struct guest *guest, const char *name, struct image *image);
 void snap_gone(struct snap *snap);
 bool guest_lock(struct operators *all, struct guest *guest, bool alone);

@@ -19,12 +19,12 @@
 #define REFUSED_MAX 25u
 #define ASK_AGAIN_NS ENV_MS(200)
 
-static uint64_t below(const struct operator* op, uint64_t bound)
+static uint64_t below(const struct admin *op, uint64_t bound)
 {
     return world_random_below(op->all->sim->world, bound);
 }
 
-static struct guest *any_guest(const struct operator* op, uint32_t first_allowed)
+static struct guest *any_guest(const struct admin *op, uint32_t first_allowed)
 {
     const struct sim *sim = op->all->sim;
     uint32_t first = (uint32_t)below(op, sim->guest_count);
@@ -45,7 +45,7 @@ static uint32_t snap_count(const struct operators *all)
 }
 
 /* One that nobody deletes, of that guest or (NULL) of any. */
-static struct snap *any_snap_of(const struct operator* op, const struct guest *guest)
+static struct snap *any_snap_of(const struct admin *op, const struct guest *guest)
 {
     uint32_t first = (uint32_t)below(op, SNAPS_MAX);
     for (uint32_t i = 0; i < SNAPS_MAX; i++) {
@@ -56,13 +56,13 @@ static struct snap *any_snap_of(const struct operator* op, const struct guest *g
     return NULL;
 }
 
-static void fill(struct operator* op, const char *what, void (*cb)(struct admin_call *call, int rc, uint64_t value))
+static void fill(struct admin *op, const char *what, void (*cb)(struct admin_call *call, int rc, uint64_t value))
 {
     (void)snprintf(op->call.op, sizeof(op->call.op), "%s", what);
     op->call.cb = cb;
 }
 
-__attribute__((format(printf, 2, 3))) static void ask(struct operator* op, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void ask(struct admin *op, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -74,7 +74,7 @@ __attribute__((format(printf, 2, 3))) static void ask(struct operator* op, const
 
 /* ---- snapshots ---- */
 
-static bool room_for_guest(const struct operator* op)
+static bool room_for_guest(const struct admin *op)
 {
     const struct sim *sim = op->all->sim;
     uint32_t alive = 0, coming = 0;
@@ -85,7 +85,7 @@ static bool room_for_guest(const struct operator* op)
     return sim->guest_count + coming <= SIM_GUESTS_MAX && alive + coming <= sim->scenario.volumes_max;
 }
 
-static void cut_over(struct operator* op, bool there)
+static void cut_over(struct admin *op, bool there)
 {
     struct operators *all = op->all;
     uint64_t now = world_now_ns(all->sim->world);
@@ -106,7 +106,7 @@ static void cut_over(struct operator* op, bool there)
 }
 
 /* It was given up, says the answer. The map knows. */
-static void look_whether_there(struct operator* op)
+static void look_whether_there(struct admin *op)
 {
     const struct map_volume *v = map_volume_by_id(plane_map(op->all->sim->plane), op->guests[0]->volume);
     const struct map_snap *snap = v ? map_snap_by_name(v, op->name) : NULL;
@@ -120,7 +120,7 @@ static void look_whether_there(struct operator* op)
 
 static void cut_answered(struct admin_call *call, int rc, uint64_t value)
 {
-    struct operator* op = call->owner;
+    struct admin *op = call->owner;
     (void)value;
     if (rc == 0)
         cut_over(op, true);
@@ -128,7 +128,7 @@ static void cut_answered(struct admin_call *call, int rc, uint64_t value)
         operator_wait(op, 0, look_whether_there);
 }
 
-static bool start_snapshot(struct operator* op, uint32_t wanted)
+static bool start_snapshot(struct admin *op, uint32_t wanted)
 {
     struct operators *all = op->all;
     char list[128] = "";
@@ -157,7 +157,7 @@ static bool start_snapshot(struct operator* op, uint32_t wanted)
 
 static void snap_deleted(struct admin_call *call, int rc, uint64_t value)
 {
-    struct operator* op = call->owner;
+    struct admin *op = call->owner;
     (void)value;
     if (rc != 0)
         sim_fail(op->all->sim, "deleting snapshot %s@%s: %s", op->guests[0]->name, op->snap->name, strerror(-rc));
@@ -167,7 +167,7 @@ static void snap_deleted(struct admin_call *call, int rc, uint64_t value)
     operator_done(op, rc != 0);
 }
 
-static bool start_snap_delete(struct operator* op)
+static bool start_snap_delete(struct admin *op)
 {
     struct snap *snap = any_snap_of(op, NULL);
     if (!snap || snap->users > 0 || !guest_lock(op->all, snap->guest, /* alone= */ false))
@@ -182,7 +182,7 @@ static bool start_snap_delete(struct operator* op)
 
 /* ---- volumes that come ---- */
 
-static void add_guest(struct operator* op, uint64_t volume, struct image *origin)
+static void add_guest(struct admin *op, uint64_t volume, struct image *origin)
 {
     struct sim *sim = op->all->sim;
     assert(sim->guest_count < SIM_GUESTS_MAX);
@@ -191,7 +191,7 @@ static void add_guest(struct operator* op, uint64_t volume, struct image *origin
 }
 
 /* -EAGAIN is remembered with its request: asking again with another one is the operator's business. */
-static uint64_t volume_named(const struct operator* op)
+static uint64_t volume_named(const struct admin *op)
 {
     const struct map_volume *v = map_volume_by_name(plane_map(op->all->sim->plane), op->name);
     return v ? v->id : 0;
@@ -199,7 +199,7 @@ static uint64_t volume_named(const struct operator* op)
 
 static void cloned(struct admin_call *call, int rc, uint64_t value)
 {
-    struct operator* op = call->owner;
+    struct admin *op = call->owner;
     struct snap *snap = op->snap;
     if (rc == 0 || (value = volume_named(op)) != 0)
         add_guest(op, value, snap->image);
@@ -210,7 +210,7 @@ static void cloned(struct admin_call *call, int rc, uint64_t value)
     operator_done(op, rc != 0);
 }
 
-static bool start_clone(struct operator* op)
+static bool start_clone(struct admin *op)
 {
     struct snap *snap = any_snap_of(op, NULL);
     if (!room_for_guest(op) || !snap || !guest_lock(op->all, snap->guest, /* alone= */ false))
@@ -227,7 +227,7 @@ static bool start_clone(struct operator* op)
 
 static void created(struct admin_call *call, int rc, uint64_t value)
 {
-    struct operator* op = call->owner;
+    struct admin *op = call->owner;
     if (rc == 0 || (value = volume_named(op)) != 0)
         add_guest(op, value, NULL);
     else if (rc != -ENOSPC) /* not enough nodes are up */
@@ -235,7 +235,7 @@ static void created(struct admin_call *call, int rc, uint64_t value)
     operator_done(op, rc != 0);
 }
 
-static bool start_create(struct operator* op)
+static bool start_create(struct admin *op)
 {
     const struct scenario *s = &op->all->sim->scenario;
     if (!room_for_guest(op))
@@ -252,7 +252,7 @@ static bool start_create(struct operator* op)
 
 /* ---- alone with a volume ---- */
 
-static void attach_again(struct operator* op, bool refused)
+static void attach_again(struct admin *op, bool refused)
 {
     struct guest *g = op->guests[0];
     guest_attach(g);
@@ -260,11 +260,11 @@ static void attach_again(struct operator* op, bool refused)
     operator_done(op, refused);
 }
 
-static void delete_now(struct operator* op);
+static void delete_now(struct admin *op);
 
 static void deleted(struct admin_call *call, int rc, uint64_t value)
 {
-    struct operator* op = call->owner;
+    struct admin *op = call->owner;
     struct guest *g = op->guests[0];
     (void)value;
     if (rc == -EBUSY && op->refused++ < REFUSED_MAX) { /* its session is not closed yet */
@@ -287,7 +287,7 @@ static void deleted(struct admin_call *call, int rc, uint64_t value)
     operator_done(op, false);
 }
 
-static void delete_now(struct operator* op)
+static void delete_now(struct admin *op)
 {
     struct guest *g = op->guests[0];
     if (g->detached && !guest_idle(g)) {
@@ -298,7 +298,7 @@ static void delete_now(struct operator* op)
     ask(op, "\"name\":\"%s\",\"force\":%s", g->name, g->detached && op->refused < REFUSED_MAX / 2 ? "false" : "true");
 }
 
-static bool start_delete(struct operator* op)
+static bool start_delete(struct admin *op)
 {
     struct guest *g = any_guest(op, 1);
     if (!g || !guest_lock(op->all, g, /* alone= */ true))
@@ -315,14 +315,34 @@ static bool start_delete(struct operator* op)
     return true;
 }
 
-static void roll_back_now(struct operator* op);
+/* Its gateway keeps the session of a client whose link was cut for some seconds: the operator ends it. */
+static void closed_by_force(struct admin_call *call, int rc, uint64_t value)
+{
+    struct admin *op = call->owner;
+    (void)value;
+    if (rc != 0)
+        sim_fail(op->all->sim, "closing the session of %s: %s", op->guests[0]->name, strerror(-rc));
+    operator_wait(op, ENV_MS(1), op->then);
+}
+
+static void close_by_force(struct admin *op, void (*then)(struct admin *op))
+{
+    op->then = then;
+    fill(op, "session-close", closed_by_force);
+    ask(op, "\"name\":\"%s\"", op->guests[0]->name);
+}
+
+static void roll_back_now(struct admin *op);
 
 static void rolled_back(struct admin_call *call, int rc, uint64_t value)
 {
-    struct operator* op = call->owner;
+    struct admin *op = call->owner;
     (void)value;
     if (rc == -EBUSY && op->refused++ < REFUSED_MAX) {
-        operator_wait(op, ASK_AGAIN_NS, roll_back_now);
+        if (op->refused == 2)
+            close_by_force(op, roll_back_now);
+        else
+            operator_wait(op, ASK_AGAIN_NS, roll_back_now);
         return;
     }
     if (rc == 0)
@@ -333,7 +353,7 @@ static void rolled_back(struct admin_call *call, int rc, uint64_t value)
     attach_again(op, rc != 0);
 }
 
-static void roll_back_now(struct operator* op)
+static void roll_back_now(struct admin *op)
 {
     if (!guest_idle(op->guests[0])) {
         operator_wait(op, ENV_MS(5), roll_back_now);
@@ -343,7 +363,7 @@ static void roll_back_now(struct operator* op)
     ask(op, "\"name\":\"%s\",\"snapshot\":\"%s\"", op->guests[0]->name, op->snap->name);
 }
 
-static bool start_rollback(struct operator* op)
+static bool start_rollback(struct admin *op)
 {
     struct snap *snap = any_snap_of(op, NULL);
     if (!snap || !guest_lock(op->all, snap->guest, /* alone= */ true))
@@ -360,7 +380,7 @@ static bool start_rollback(struct operator* op)
 
 static void grown(struct admin_call *call, int rc, uint64_t value)
 {
-    struct operator* op = call->owner;
+    struct admin *op = call->owner;
     struct guest *g = op->guests[0];
     (void)value;
     if (rc == 0) {
@@ -376,7 +396,7 @@ static void grown(struct admin_call *call, int rc, uint64_t value)
     operator_done(op, rc != 0);
 }
 
-static bool start_grow(struct operator* op)
+static bool start_grow(struct admin *op)
 {
     struct guest *g = any_guest(op, 0);
     if (!g || g->size >= op->all->sim->scenario.size_max_kib << 10 || !guest_lock(op->all, g, /* alone= */ true))
@@ -388,11 +408,11 @@ static bool start_grow(struct operator* op)
     return true;
 }
 
-static void shrink_now(struct operator* op);
+static void shrink_now(struct admin *op);
 
 static void shrunk(struct admin_call *call, int rc, uint64_t value)
 {
-    struct operator* op = call->owner;
+    struct admin *op = call->owner;
     struct guest *g = op->guests[0];
     (void)value;
     if (rc == -EBUSY && op->refused++ < REFUSED_MAX) {
@@ -406,7 +426,7 @@ static void shrunk(struct admin_call *call, int rc, uint64_t value)
     attach_again(op, rc != 0);
 }
 
-static void shrink_now(struct operator* op)
+static void shrink_now(struct admin *op)
 {
     if (!guest_idle(op->guests[0])) {
         operator_wait(op, ENV_MS(5), shrink_now);
@@ -416,7 +436,7 @@ static void shrink_now(struct operator* op)
     ask(op, "\"name\":\"%s\",\"size\":%" PRIu64 ",\"force\":true", op->guests[0]->name, op->size);
 }
 
-static bool start_shrink(struct operator* op)
+static bool start_shrink(struct admin *op)
 {
     struct guest *g = any_guest(op, 0);
     if (!g || g->size <= g->shard_bytes || !guest_lock(op->all, g, /* alone= */ true))
@@ -432,7 +452,7 @@ static bool start_shrink(struct operator* op)
 
 static void flattened(struct admin_call *call, int rc, uint64_t value)
 {
-    struct operator* op = call->owner;
+    struct admin *op = call->owner;
     (void)value;
     if (rc != 0 && rc != -EINVAL) /* it was none any more */
         sim_fail(op->all->sim, "flattening %s: %s", op->guests[0]->name, strerror(-rc));
@@ -440,7 +460,7 @@ static void flattened(struct admin_call *call, int rc, uint64_t value)
     operator_done(op, rc != 0);
 }
 
-static bool start_flatten(struct operator* op)
+static bool start_flatten(struct admin *op)
 {
     struct guest *g = any_guest(op, 1);
     const struct map_volume *v = g ? map_volume_by_id(plane_map(op->all->sim->plane), g->volume) : NULL;
@@ -452,12 +472,12 @@ static bool start_flatten(struct operator* op)
     return true;
 }
 
-static void migrated(struct operator* op)
+static void migrated(struct admin *op)
 {
     operator_done(op, false);
 }
 
-static bool start_migrate(struct operator* op)
+static bool start_migrate(struct admin *op)
 {
     struct guest *g = any_guest(op, 0);
     if (!g || !guest_lock(op->all, g, /* alone= */ false))
@@ -468,7 +488,7 @@ static bool start_migrate(struct operator* op)
     return true;
 }
 
-static void attach_later(struct operator* op)
+static void attach_later(struct admin *op)
 {
     if (guest_idle(op->guests[0]))
         attach_again(op, false);
@@ -476,7 +496,7 @@ static void attach_later(struct operator* op)
         operator_wait(op, ENV_MS(5), attach_later);
 }
 
-static bool start_detach(struct operator* op)
+static bool start_detach(struct admin *op)
 {
     struct guest *g = any_guest(op, 0);
     if (!g || !guest_lock(op->all, g, /* alone= */ true))
@@ -487,7 +507,7 @@ static bool start_detach(struct operator* op)
     return true;
 }
 
-bool task_start(struct operator* op, enum task_kind kind)
+bool task_start(struct admin *op, enum task_kind kind)
 {
     switch (kind) {
     case TASK_SNAPSHOT: return start_snapshot(op, 1);

@@ -121,6 +121,13 @@ static bool all_empty(void *arg)
     return true;
 }
 
+static void tell_shard(void *arg, const struct store_shard_id *id)
+{
+    const struct sim_node *node = arg;
+    fprintf(stderr, "    volume %" PRIu64 " shard %u instance %" PRIu64 "%s\n", id->volume, id->shard, id->instance,
+            store_shard_is_base(sim_node_store(node), id) ? ", a base" : "");
+}
+
 static void tell_what_is_left(struct sim *sim)
 {
     for (int i = 1; i <= sim->node_count; i++) {
@@ -128,6 +135,7 @@ static void tell_what_is_left(struct sim *sim)
         store_stats(sim_node_store(sim->nodes[i]), &stats);
         fprintf(stderr, "  node %d: %" PRIu64 " units, %" PRIu64 " chunks, %" PRIu64 " shards to reap\n", i,
                 stats.bytes_allocated / STORE_UNIT_BYTES, stats.chunks, stats.shards_to_reap);
+        store_shard_each(sim_node_store(sim->nodes[i]), tell_shard, sim->nodes[i]);
     }
 }
 
