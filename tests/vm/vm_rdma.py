@@ -13,6 +13,7 @@ import tempfile
 
 from vm_cluster import BUILD, ROOT
 from vm_machine import Machine, Options
+from vm_siw import missing_for_siw
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ADDRESSES = "10.77.0.1,10.77.0.2"
@@ -70,6 +71,8 @@ def conformance(say, long, driver="rxe"):
     """The suite of transport.h on two devices; status 0 of each filter, and every kind did run."""
     program = os.path.join(BUILD, SUITE)
     need(program)
+    if driver == "siw" and missing_for_siw():
+        raise RdmaMissing(f"the siw module is built here, and not installed are: {', '.join(missing_for_siw())}")
     with tempfile.TemporaryDirectory(prefix="ashlar-vm-") as directory:
         shutil.copy(program, directory)
         filters = LONG_SUITE if long else SHORT_SUITE if driver == "rxe" else SIW_SUITE

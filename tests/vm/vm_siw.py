@@ -30,6 +30,10 @@ def kernel_version(path):
     return found.group(1).decode()
 
 
+def missing_for_siw():
+    return [name for name in NEEDED if not shutil.which(name)]
+
+
 def siw_archive(image):
     """The path of siw.cpio for the image's kernel, built if need be."""
     version = kernel_version(image.kernel)
@@ -38,9 +42,8 @@ def siw_archive(image):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.exists(path):
             return path
-        missing = [name for name in NEEDED if not shutil.which(name)]
-        if missing:
-            raise VmError(f"not installed: {', '.join(missing)}")
+        if missing_for_siw():
+            raise VmError(f"not installed: {', '.join(missing_for_siw())}")
         work = tempfile.mkdtemp(prefix="build-", dir=image.cache)
         try:
             _build(image, version, work)
