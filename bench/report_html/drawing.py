@@ -95,7 +95,7 @@ def figure(value):
         return "∞"
     size = abs(value)
     if size >= 999.5:
-        return f"{value:,.0f}".replace(",", "\u202f") if size < 1e7 else f"{value:.2e}"
+        return f"{value:,.0f}".replace(",", "\u202f") if size < 1e10 else f"{value:.2e}"
     if size == int(size):
         return f"{value:.0f}"
     if size < 0.01:

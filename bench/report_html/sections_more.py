@@ -107,12 +107,14 @@ def _is_number(value):
 def _model(context, record):
     rows = [row for row in record["rows"] if row]
     names = list(dict.fromkeys(name for row in rows for name in row))[:COLUMNS_MAX]
-    heads = [name + ("#" if any(_is_number(row.get(name)) for row in rows) else "") for name in names]
+    heads = [name.replace("_", " ") + ("#" if any(_is_number(row.get(name)) for row in rows) else "") for name in names]
     cells = [[number(row[n]) if _is_number(row.get(n)) else flat(row.get(n)) for n in names] for row in rows]
     question = short(record["question"] or "What would a larger cluster give?", 200)
     assumed = "; ".join(str(item) for item in record.get("assumptions") or ["nothing stated"])
+    given = [(name, flat(list(one.values()) if isinstance(one, dict) else one)) for name, one in (record.get("inputs") or {}).items()]
+    inputs = element("details", {}, element("summary", {}, f"Inputs ({len(given)}): value, unit, measured or assumed"), facts(given))
     return join(element("h3", {}, question), table(question, heads, cells), element("p", {"class": "say"}, "Assumes: ", assumed),
-                context.how(own=record.get("command")))
+                inputs if given else None, context.how(own=record.get("command")))
 
 
 def model(context):
