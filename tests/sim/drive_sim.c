@@ -323,6 +323,8 @@ static void submit(struct drive *drive, struct drive_io *io)
         delay *= 4;
     if (prng_below(&disk->prng, 1000) < disk->faults.slow_permille)
         delay = disk->faults.slow_ns;
+    if (io->op == DRIVE_FLUSH && disk->faults.slow_flush_ns)
+        delay = disk->faults.slow_flush_ns;
     list_push_back(&handle->ops, &op->link);
     env_timer_start(handle->env, &op->timer, delay, fired);
 }

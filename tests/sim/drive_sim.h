@@ -31,8 +31,9 @@ struct drive_sim_faults {
     uint32_t drop_writes;         /* so do the next ones (counts down to 0) */
     uint32_t slow_permille;       /* takes slow_ns instead */
     uint64_t slow_ns;
-    bool hung;            /* nothing completes until it is cleared (completes on the next operation or kick) */
-    bool power_keeps_all; /* power loss loses nothing: for tests that need it exact */
+    uint64_t slow_flush_ns; /* what every flush takes, not 0 */
+    bool hung;              /* nothing completes until it is cleared (completes on the next operation or kick) */
+    bool power_keeps_all;   /* power loss loses nothing: for tests that need it exact */
     bool power_drops_all;
     bool power_trashes_none; /* an unflushed sector is old or new after power loss, never garbage */
 };

@@ -258,6 +258,7 @@ static void drive_heal(struct faults *f, int node)
 {
     struct drive_sim_faults *d = drive_sim_faults(sim_node_disk(f->sim->nodes[node]));
     d->slow_permille = 0;
+    d->slow_flush_ns = 0;
     d->fail_nth = 0;
     d->drop_writes = 0;
     d->hung = false;
@@ -311,8 +312,8 @@ static void tick(struct world_event *event)
         faults_script_tick(f);
     for (int i = 1; i <= sim->node_count; i++)
         upkeep_node(f, i);
-    for (int a = 0; a <= sim->node_count; a++)
-        for (int b = 0; b <= sim->node_count; b++)
+    for (int a = 0; a <= sim->node_count + 1; a++) /* the first guest's host, too */
+        for (int b = 0; b <= sim->node_count + 1; b++)
             if (f->cut_ends_ns[a][b] && now >= f->cut_ends_ns[a][b]) {
                 f->cut_ends_ns[a][b] = 0;
                 sim_net_cut(sim->net, a, b, false);

@@ -124,7 +124,10 @@ static int add_step(struct scenario *s, const char *name, char *rest)
     uint32_t args = 0;
     if (s->step_count == SCENARIO_STEPS_MAX)
         return -E2BIG;
-    if (strcmp(name, "on") == 0 && !(rest = quoted(&step, rest)))
+    step.follows = strcmp(name, "then") == 0 || strcmp(name, "next") == 0;
+    if (step.follows && s->step_count == 0)
+        return -EINVAL;
+    if ((strcmp(name, "on") == 0 || strcmp(name, "next") == 0) && !(rest = quoted(&step, rest)))
         return -EINVAL;
     for (word = strtok_r(rest, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
         bool number = word[strspn(word, "0123456789")] == '\0';
@@ -150,7 +153,8 @@ static int take_line(struct scenario *s, char *line)
     char name[64], rest[2];
     uint64_t value;
     int at = 0;
-    if (sscanf(line, " %63[a-z_] = %n", name, &at) == 1 && at > 0 && (!strcmp(name, "at") || !strcmp(name, "on")))
+    if (sscanf(line, " %63[a-z_] = %n", name, &at) == 1 && at > 0 &&
+        (!strcmp(name, "at") || !strcmp(name, "on") || !strcmp(name, "then") || !strcmp(name, "next")))
         return add_step(s, name, line + at);
     if (sscanf(line, " %63[a-z_] = %" SCNu64 " %1s", name, &value, rest) != 2)
         return -EINVAL;

@@ -8,14 +8,17 @@
 #ifndef ASHLAR_TESTS_SIM_SCENARIO_H
 #define ASHLAR_TESTS_SIM_SCENARIO_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-#define SCENARIO_STEPS_MAX 32u
+#define SCENARIO_STEPS_MAX 64u
 
-/* A fault placed by hand: `at = MS ACTION ...`, or `on = "TEXT" [COUNT] ACTION ...` when a log line has TEXT for the COUNT-th time. */
+/* A fault placed by hand: `at = MS ACTION ...`, or `on = "TEXT" [COUNT] ACTION ...` when a log line has TEXT for the COUNT-th time;
+ * `then = MS ACTION ...`: so long after the step above was done; `next = "TEXT" [COUNT] ACTION ...`: `on`, counted from there. */
 struct scenario_step {
     uint64_t at_ms;
     char text[64]; /* "": at_ms counts */
+    bool follows;  /* only when the step before it is done; at_ms counts from there */
     uint32_t count;
     char action[24];
     char args[4][16];
