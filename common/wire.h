@@ -74,7 +74,7 @@ enum wire_flags {
     WIRE_F_READ_ONLY = 1u << 5, /* ATTACH */
     WIRE_F_FORCE = 1u << 6,     /* ATTACH: take the volume from another attachment */
     WIRE_F_FAILOVER = 1u << 7,  /* ATTACH: same attachment through another gateway (R19) */
-    WIRE_F_TO_SYNC = 1u << 8,   /* REPLICATE to a member in SYNCING or JOINING, not counted for the acknowledgement */
+    WIRE_F_TO_SYNC = 1u << 8,   /* REPLICATE to a member that is not in sync: SYNCING, or JOINING (which must answer) */
     WIRE_F_HEAD = 1u << 9,      /* COPY: record belongs to the head generation */
 };
 

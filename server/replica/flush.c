@@ -2,7 +2,7 @@
 /* flush: makes every acknowledged write of a volume durable on every in_sync member (I2, R13).
  *
  * - flush_submit: joins the volume's next job; one job a volume runs, those that come meanwhile share the following one.
- * - job_run: notes (shard, epoch, acknowledged writes) of the dirty shards, sends MEMBER_FLUSH once to each member node, flushes
+ * - job_run: notes (shard, epoch, acknowledged writes) of the dirty shards, sends MEMBER_FLUSH once to each member node (joiners, too), flushes
  *   the own store in parallel.
  * - job_judge: counts only if each shard's epoch of the beginning is still the one in force and serving; else it is repeated.
  * Failures: a member out of reach or with a failing drive: the epoch will change; the job runs again after that.
@@ -83,13 +83,24 @@ static bool note_shard(struct flush_job *job, const struct replica *rep)
     return true;
 }
 
+/* A joiner, too: what is flushed after its own flush of SYNC_JOIN began must be durable there before it may be added (R13, R17). */
+static bool must_flush(const struct replica *rep, const struct map_member *m)
+{
+    bool joining = false;
+    replica_assert(rep);
+    if (m->node == rep->set->cfg.node)
+        return false;
+    return (m->flags & MAP_MEMBER_IN_SYNC) ||
+           (sync_is_target(rep, m->node, &joining) && joining && !MUTANT(flush_forgets_the_joiner));
+}
+
 static void note_nodes(struct flush_job *job, const struct replica *rep)
 {
     replica_assert(rep);
     job_assert(job);
     for (uint32_t i = 0; i < rep->map.member_count; i++) {
         const struct map_member *m = &rep->map.members[i];
-        if (!(m->flags & MAP_MEMBER_IN_SYNC) || m->node == rep->set->cfg.node)
+        if (!must_flush(rep, m))
             continue;
         uint32_t k = 0;
         while (k < job->node_count && job->nodes[k].node != m->node)

@@ -230,8 +230,9 @@ static void send_to(struct op_ctx *ctx, struct target *target, uint32_t extra_fl
     }
     struct wire_header h;
     replica_header(rep, &h, ctx->kind == CTX_COPY ? WIRE_SYNC_COPY : WIRE_REPLICATE);
-    h.flags =
-        ctx->wire_flags | extra_flags | (target->counted ? 0 : WIRE_F_TO_SYNC) | (ctx->takeover ? WIRE_F_TAKEOVER : 0);
+    h.flags = ctx->wire_flags | extra_flags | (ctx->takeover ? WIRE_F_TAKEOVER : 0);
+    if (!in_sync_member(rep, target->node))
+        h.flags |= WIRE_F_TO_SYNC; /* a joiner, too, though it must answer (R17) */
     h.session = ctx->session;
     h.generation = ctx->generation;
     h.epoch = ctx->epoch;
