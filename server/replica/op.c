@@ -318,6 +318,11 @@ void ops_resume(struct replica *rep)
     while ((node = list_pop_front(&again))) {
         struct op_ctx *ctx = list_entry(node, struct op_ctx, sent_link);
         assert(!ctx->io_busy); /* RAISING drained the drive */
+        /* Rolled back with everything else: no store takes it any more, and nobody can read it. */
+        if (v && ctx->generation < v->rollback.to) {
+            op_finish(ctx, -ESTALE);
+            continue;
+        }
         if (ctx->kind == CTX_CLIENT && v && ctx->session && ctx->session != v->session.number) {
             ctx->healing = true; /* nobody waits for it any more, but the members must agree */
             ctx->session = 0;
