@@ -30,6 +30,7 @@
  *  - A follower whose log write ends after it lost its leader answers it all the same: to nobody. Dropped here.
  *  - A follower of libraft answers every heartbeat with the end of its log, though only what the leader sent was compared:
  *    the uncommitted tail of a former leader would count as a copy of other entries. Answers are clamped to what was (C7).
+ *  - libraft's libuv backend may say that it is closed twice: once more when the files of the last segment are. Only the first counts.
  */
 #include "server/control/consensus_ops.h"
 
@@ -496,9 +497,13 @@ void consensus_io_abandon(struct consensus *c)
 static void close_hook(struct raft_io *inner)
 {
     struct consensus *c = of_inner(inner);
-    assert(c->raft_io_closed != NULL);
+    raft_io_close_cb cb = c->raft_io_closed;
+    assert(c->close_submitted);
+    if (c->io_closed) /* see the head comment */
+        return;
+    c->io_closed = true;
     consensus_io_abandon(c);
-    c->raft_io_closed(&c->outer);
+    cb(&c->outer);
 }
 
 static void outer_close(struct raft_io *io, raft_io_close_cb cb)

@@ -76,6 +76,7 @@ struct consensus {
     raft_io_tick_cb raft_tick;
     raft_io_recv_cb raft_recv;
     raft_io_close_cb raft_io_closed;
+    bool io_closed;
     bool started;
 
     /* Called once, when everything is closed and all proposals were called back:

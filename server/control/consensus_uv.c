@@ -38,12 +38,14 @@
 
 #define MARKER_BOOTSTRAPPED "bootstrapped"
 #define MARKER_PROBATION "probation"
+#define REAPER_TURNS 3u
 
 struct backend {
     struct consensus *c;
     struct consensus_tcp tcp;
     struct raft_io io;
     uv_timer_t reaper; /* its close callback is a stack without libraft on it */
+    unsigned reaper_turns;
     int dir_fd;
     int lock_fd;
     char raft_dir[PATH_MAX];
@@ -164,9 +166,17 @@ static void destroy_backend(struct backend *b)
     free(b);
 }
 
+/* Handles that libraft closed in this turn of the loop may still have their callbacks before them (libuv takes the last closed first),
+ * and these look at its state: the segment writer's do, after libraft said that it is closed. */
 static void reap(uv_handle_t *handle)
 {
     struct backend *b = handle->data;
+    if (++b->reaper_turns < REAPER_TURNS) {
+        int uv_rc = uv_timer_init(handle->loop, &b->reaper);
+        assert(uv_rc == 0);
+        uv_close(handle, reap);
+        return;
+    }
     consensus_close_fn cb = b->close_cb;
     void *arg = b->close_arg;
     assert(b->c->close_submitted);

@@ -47,7 +47,9 @@ struct fake {
     unsigned proposals_done;
     int proposal_rc;
     bool closed;
-    size_t heap_used; /* libraft's, at setup */
+    unsigned released;
+    bool closes_twice; /* then the test destroys what was released */
+    size_t heap_used;  /* libraft's, at setup */
 };
 
 static int fake_init(struct raft_io *io, raft_id id, const char *address)
@@ -224,7 +226,10 @@ static int on_restore(void *arg, const void *bytes, size_t len, uint64_t version
 
 static void on_released(void *arg, consensus_close_fn cb, void *cb_arg)
 {
-    consensus_core_destroy(((struct fake *)arg)->c);
+    struct fake *fake = arg;
+    fake->released++;
+    if (!fake->closes_twice)
+        consensus_core_destroy(fake->c);
     cb(cb_arg);
 }
 
@@ -273,6 +278,11 @@ static void fake_teardown(struct fake *fake)
         fake->writes[i]->cb(fake->writes[i], RAFT_CANCELED); /* oldest first, as libuv */
     fake->close_cb(&fake->io);
     assert_true(fake->closed);
+    if (fake->closes_twice) {
+        fake->close_cb(&fake->io);
+        consensus_core_destroy(fake->c);
+    }
+    assert_int_equal(fake->released, 1);
     assert_int_equal(consensus_heap_used(), fake->heap_used);
 }
 
@@ -392,6 +402,23 @@ static void commits_are_told_at_once(void **state)
     assert_true(consensus_is_leader(fake.c));
     assert_int_equal(fake.told_commit[2], 3);
     fake_teardown(&fake);
+}
+
+/* Goal: libraft's libuv backend may call back a second time when it is closed (github.com/cowsql/raft, pull request 45). */
+static void a_second_close_callback_is_ignored(void **state)
+{
+    struct fake fake;
+    struct consensus_propose_req req = {&fake};
+    (void)state;
+    fake_setup(&fake, true);
+    fake.closes_twice = true;
+    assert_int_equal(consensus_core_start(fake.c), 0);
+    become_leader(&fake);
+    finish_write(&fake);
+    answer_append(&fake, 3);
+    assert_int_equal(consensus_propose(fake.c, "new", 3, &req, on_proposed), 0);
+    fake_teardown(&fake);
+    assert_int_equal(fake.proposals_done, 1);
 }
 
 /* A message as the backend delivers it: the entries are given to the receiver. */
@@ -638,6 +665,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(older_term_is_not_committed_by_count),
         cmocka_unit_test(commits_are_told_at_once),
+        cmocka_unit_test(a_second_close_callback_is_ignored),
         cmocka_unit_test(cancelled_writes_at_close_are_survived),
         cmocka_unit_test(nothing_passes_after_a_failure),
         cmocka_unit_test(probation_step_by_step),
