@@ -29,6 +29,8 @@ static void begin_change(struct slot *slot, bool zero)
 {
     struct guest *g = slot->guest;
     slot->stamp = g->next_stamp++;
+    if (zero && slot->stamp & 1) /* an odd one says: no hole (both drivers) */
+        slot->stamp = g->next_stamp++;
     slot->ids = calloc(slot->cells, sizeof(*slot->ids));
     assert(slot->ids && slot->cells > 0);
     for (uint32_t i = 0; i < slot->cells; i++)
