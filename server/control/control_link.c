@@ -72,6 +72,13 @@ static void peer_hello(struct control_peer *peer, const struct msg *msg)
         link_close(peer->link);
         return;
     }
+    if (hello.feature_level <
+        map_feature_level(c->map)) { /* R23: it would apply entries that it does not know as nothing */
+        log_warn("node=%u at %s runs a version that does not know what this cluster uses: upgrade it", peer->node,
+                 peer->address);
+        link_close(peer->link);
+        return;
+    }
     peer->ready = true;
     peer->incarnation = hello.incarnation;
     if (c->lost_node == peer->node)
@@ -309,6 +316,11 @@ static void conn_hello(struct control_conn *conn, const struct msg *msg)
     }
     if (theirs.cluster_id != 0 && theirs.cluster_id != c->config.cluster_id) {
         refuse_hello(conn, &msg->header, -EXDEV, "this node belongs to another cluster: check the cluster's name");
+        return;
+    }
+    if (theirs.role == HELLO_CONTROL && theirs.feature_level < map_feature_level(c->map)) { /* R23 */
+        refuse_hello(conn, &msg->header, -EPROTONOSUPPORT,
+                     "this cluster uses what that node's version does not know: upgrade that node");
         return;
     }
     if (theirs.role != HELLO_ADMIN && theirs.role != HELLO_CONTROL && theirs.role != HELLO_CLIENT) {

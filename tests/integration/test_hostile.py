@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever strangers send to any port costs them their link, and nobody else anything."""
+import errno
 import os
 import random
 import socket
@@ -131,6 +132,15 @@ def test_wild_frames_after_a_good_hello(serving, place, role):
             except OSError:
                 continue
     wait_for(lambda: serving.up_nodes() == {1}, "still up")
+
+
+# Goal: R23: a node whose version does not know what the cluster uses is told so, and takes no part.
+def test_a_node_of_an_older_version_is_refused(serving):
+    for level, status in ((0, -errno.EPROTONOSUPPORT), (1, 0)):
+        with wire.Link(address_of(serving, "control")) as link:
+            told = link.hello(wire.ROLE_CONTROL, node=9, incarnation=1, feature_level=level)
+            assert told[0] == status, told
+            assert ("upgrade" in told[1]["text"]) == (status != 0), told
 
 
 # Goal: a link that says nothing is not kept. Method: many of them; they are closed, and others get in meanwhile.

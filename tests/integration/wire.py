@@ -104,9 +104,10 @@ class Link:
         assert answer[0]["opcode"] == opcode | 1 and answer[0]["request_id"] == request, answer[0]
         return answer
 
-    def hello(self, role=ROLE_ADMIN, version_min=1, version_max=1, cluster_id=0, node=0, incarnation=0):
+    def hello(self, role=ROLE_ADMIN, version_min=1, version_max=1, cluster_id=0, node=0, incarnation=0,
+              feature_level=1):
         """(status, fields of the answer's hello)"""
-        body = _HELLO.pack(version_min, version_max, role, node, 1, incarnation, cluster_id, 1, 0, 0, 0, b"")
+        body = _HELLO.pack(version_min, version_max, role, node, feature_level, incarnation, cluster_id, 1, 0, 0, 0, b"")
         fields, answer, _ = self.call(HELLO, body, src_node=node, src_incarnation=incarnation)
         told = {}
         if len(answer) == _HELLO.size:
