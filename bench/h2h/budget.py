@@ -203,7 +203,7 @@ def run(session):
         try:
             kind = of_ashlar if stack.name.startswith("ashlar") else of_hollow if stack.can("hollow") else of_outside
             if kind is not of_ashlar and "qemu" not in parts and stack.name != "local-raw":
-                raise BenchError("needs the stack local-raw")
+                continue  # QEMU's own share is measured on local-raw, which is not in this run
             session.results.append("budget", stack=stack.name, **kind(session, stack, parts))
         except (BenchError, OSError, KeyError) as e:
             session.fail(stack.name, "budget", None, e)
