@@ -209,7 +209,6 @@ struct replica {
     bool draining;              /* writes below floor are under way: newer ones near them wait */
     bool sealing;               /* on replicas->drained, or in a job */
     struct list_node seal_link; /* replicas->drained */
-    uint64_t live_hash;         /* of the generations that the store was told to keep */
     bool rolling;
     uint32_t rolled_to; /* rollback done in this run of the daemon */
     struct store_rollback rollback;

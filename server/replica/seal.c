@@ -365,15 +365,6 @@ void seal_volume_changed(struct replicas *r, const struct map_volume *v)
     free(live);
 }
 
-static uint64_t mixed(const uint32_t *live, uint32_t count)
-{
-    uint64_t hash = count;
-    assert(count > 0);
-    for (uint32_t i = 0; i < count; i++)
-        hash = (hash ^ live[i]) * 0x9e3779b97f4a7c15ull;
-    return hash | 1;
-}
-
 /* live NULL: of its volume. */
 void seal_generations(struct replica *rep, const uint32_t *live, uint32_t count)
 {
@@ -388,9 +379,7 @@ void seal_generations(struct replica *rep, const uint32_t *live, uint32_t count)
         count = map_live_generations(v, own);
         live = own;
     }
-    if (live && count > 0 && rep->live_hash != mixed(live, count)) {
-        rep->live_hash = mixed(live, count);
-        store_generations(rep->shard, live, count);
-    }
+    if (live && count > 0)
+        store_generations(rep->shard, live, count); /* which compares it with the one it has */
     free(own);
 }

@@ -99,6 +99,17 @@ void store_generations(struct store_shard *shard, const uint32_t *live, uint32_t
     }
 }
 
+/* Whoever writes in a generation that is newer than all of the list knows more than the list. */
+void lineage_written(struct store_shard *shard, uint32_t generation)
+{
+    struct live *live = shard->live;
+    assert(!live || live->count > 0);
+    if (!live || generation <= live->generations[live->count - 1])
+        return;
+    shard->live = NULL;
+    live_unref(live);
+}
+
 /* Index of the first live generation that is not below. */
 static uint32_t live_find(const struct live *live, uint32_t generation)
 {

@@ -124,7 +124,7 @@ static void judge(struct reaper *reaper, struct store_shard *shard, const struct
     reaper->generation = generation;
     if (!head || head->bare || generation > head->generation || (newest != (generation == head->generation)))
         return; /* it changed since: another pass tells */
-    assert(until > generation && shard->live);
+    assert(until > generation);
     if (lineage_needs(shard, generation, until))
         return;
     bool settled = !next || (next->map.fresh[0].seq <= shard->store->settled_seq &&

@@ -214,8 +214,8 @@ uint32_t store_extents(struct store_shard *shard, uint32_t generation, uint64_t 
  * - READ, digest, extents: any generation. Generations that are not live read as anything. */
 #define STORE_LIVE_MAX 8192u
 /* live: ascending, the head included, borrowed for the call. Records that serve none of them are removed in the background at
- * a bounded rate, again after every restart (the list is not stored; until the first call everything stays). A generation
- * must be in the list before the first write that is newer reaches the store: the head always is. */
+ * a bounded rate, again after every restart (the list is not stored; until the first call everything stays). The
+ * first write of a generation that is newer than all of the list makes the list void until the next call: nothing is removed. */
 void store_generations(struct store_shard *shard, const uint32_t *live, uint32_t count);
 /* True while records that serve no live generation may be left. */
 bool store_generations_pending(const struct store_shard *shard);

@@ -433,7 +433,8 @@ bool generation_switch(struct piece *piece);
 
 /* lineage.c: live generations, bases */
 bool lineage_needs(const struct store_shard *shard, uint32_t first, uint32_t end); /* a live one in [first, end)? */
-uint32_t lineage_oldest(const struct store_shard *shard); /* oldest live one; 1 when not known */
+void lineage_written(struct store_shard *shard, uint32_t generation); /* before a record of that generation is made */
+uint32_t lineage_oldest(const struct store_shard *shard);             /* oldest live one; 1 when not known */
 void lineage_close(struct store *store);
 int lineage_resolve(struct store *store);           /* after the shard records were read */
 void lineage_forget(struct store_shard *shard);     /* it goes */

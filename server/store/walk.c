@@ -247,7 +247,6 @@ static void fetch_older(struct walker *walker, const struct store_shard *shard)
     struct record_key from = record_key_chunk(RECORD_MAP, &shard->id, walker->chunk, walker->generation);
     struct record_key last = record_key_chunk(RECORD_MAP, &shard->id, walker->chunk, 0);
     assert(!walker->busy && shard->has_older);
-    assert(walker->generation > 0);
     memset(&walker->scan, 0, sizeof(walker->scan));
     memcpy(walker->scan.from, from.bytes, from.len);
     walker->scan.from_len = from.len;

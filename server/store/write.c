@@ -80,6 +80,7 @@ void write_start(struct piece *piece)
     if (!mark_acquire(piece))
         return;
     piece_move(piece, PIECE_SUMS);
+    lineage_written(piece->shard, piece->generation);
     if (inherit_wanted(piece, chunk_get(piece->shard, piece->chunk_index))) {
         inherit_start(piece);
         return;

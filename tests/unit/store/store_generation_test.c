@@ -224,6 +224,30 @@ static void scrub_finds_rot_without_being_asked(void **state)
     fixture_destroy(&f);
 }
 
+/* Goal: a list of live generations that is older than what is written removes nothing of it. */
+static void an_outdated_list_removes_nothing(void **state)
+{
+    (void)state;
+    struct fixture f;
+    const uint32_t two[] = {2}, three[] = {3};
+    fixture_create(&f, 64u * MIB, 38);
+    fixture_open_shard(&f);
+    f.generation = 1;
+    assert_int_equal(fixture_write(&f, 0, 65536, 4), 0);
+    f.generation = 2;
+    assert_int_equal(fixture_write(&f, 0, 65536, 5), 0);
+    store_generations(f.shard, two, 1); /* the first one is to go, in the background */
+    f.generation = 3;
+    assert_int_equal(fixture_write(&f, 0, 65536, 6), 0);
+    assert_int_equal(fixture_flush(&f), 0);
+    fixture_run(&f, ENV_MS(3000));
+    assert_true(fixture_holds(&f, 0, 65536, 6));
+    store_generations(f.shard, three, 1);
+    fixture_run(&f, ENV_MS(3000));
+    assert_true(fixture_holds(&f, 0, 65536, 6));
+    fixture_destroy(&f);
+}
+
 /* Goal: what only a snapshot holds is verified, too, and nothing that is sound is called damaged.
  * Method: three generations, of which the newer ones overwrite a part; rot in a block that only the oldest holds. */
 static void scrub_finds_rot_in_older_generations(void **state)
@@ -337,6 +361,7 @@ int main(void)
         cmocka_unit_test(trim_after_a_snapshot_leaves_the_snapshot_alone),
         cmocka_unit_test(digest_is_recomputed_from_the_drive),
         cmocka_unit_test(scrub_finds_rot_without_being_asked),
+        cmocka_unit_test(an_outdated_list_removes_nothing),
         cmocka_unit_test(scrub_finds_rot_in_older_generations),
         cmocka_unit_test(scrub_runs_beside_writes_without_false_alarms),
         cmocka_unit_test(superblock_is_repaired_from_its_copy),

@@ -60,13 +60,14 @@ static void timers_fire_in_deadline_order(void **state)
     fired_count = 0;
     for (int i = 0; i < 4; i++)
         timers[i].number = i;
-    env_timer_start(env, &timers[0].timer, ENV_MS(6), note_timer);
-    env_timer_start(env, &timers[1].timer, ENV_MS(3), note_timer);
+    /* The deadlines stand far apart, so that arming them may be interrupted. */
+    env_timer_start(env, &timers[0].timer, ENV_MS(400), note_timer);
+    env_timer_start(env, &timers[1].timer, ENV_MS(100), note_timer);
     env_timer_start(env, &timers[2].timer, ENV_MS(1), note_timer);
     env_timer_start(env, &timers[3].timer, ENV_MS(2), note_timer);
     env_timer_stop(env, &timers[3].timer);
     env_timer_stop(env, &timers[3].timer);
-    env_timer_start(env, &timers[2].timer, ENV_MS(9), note_timer);
+    env_timer_start(env, &timers[2].timer, ENV_MS(700), note_timer);
     assert_int_equal(fired_count, 0);
     turn_until(loop, fired_count == 3);
     assert_int_equal(fired[0], 1);
