@@ -264,7 +264,9 @@ static void *loop_thread(void *arg)
     stream_transport_destroy(cluster->transport);
     env_uv_destroy(cluster->env);
     uv_close((uv_handle_t *)&cluster->wake, NULL);
-    (void)uv_run(&cluster->loop, UV_RUN_DEFAULT);
+    while (uv_run(&cluster->loop, UV_RUN_DEFAULT) !=
+           0) /* a stop that no run has noticed yet ends the first one at once */
+        ;
     return NULL;
 }
 

@@ -118,7 +118,7 @@ def test_a_member_that_was_away_gets_every_generation(three):
 def test_snapshots_while_nodes_die_under_load(three):
     volume = three.attach("v")
     volume.send("load 6000 41 16")
-    wait_for(lambda: any(s["marks"] for s in three.admin("status")["nodes"]), "writes under way")
+    wait_for(lambda: any(s.get("marks") for s in three.admin("status")["nodes"]), "writes under way")
     snapshot(three, "v@before")
     three.kill9(1)
     made = 0
@@ -138,7 +138,7 @@ def test_snapshots_while_nodes_die_under_load(three):
 def test_a_client_that_dies_leaves_no_frozen_volume(three):
     volume = three.attach("v")
     volume.send("load 20000 51 32")
-    wait_for(lambda: any(s["marks"] for s in three.admin("status")["nodes"]), "writes under way")
+    wait_for(lambda: any(s.get("marks") for s in three.admin("status")["nodes"]), "writes under way")
     making = subprocess.Popen([program("ashlar"), "--cluster", three.conf, "snapshot", "create", "v@torn"],
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     volume.kill()

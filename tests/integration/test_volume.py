@@ -64,7 +64,7 @@ def test_a_node_dies_under_load(three, victim):
     volume = three.attach("v")
     number = {"backup": 2, "primary": 1, "leader": three.admin("status")["leader"]}[victim]
     volume.send("load 3000 11 16")
-    wait_for(lambda: any(s["marks"] for s in three.admin("status")["nodes"]), "writes under way")
+    wait_for(lambda: any(s.get("marks") for s in three.admin("status")["nodes"]), "writes under way")
     three.kill9(number)
     volume.finish("load")
     volume.ok("verify")
@@ -79,7 +79,7 @@ def test_a_node_dies_under_load(three, victim):
 def test_a_primary_hangs_and_comes_back(three):
     volume = three.attach("v")
     volume.send("load 4000 21 16")
-    wait_for(lambda: any(s["marks"] for s in three.admin("status")["nodes"]), "writes under way")
+    wait_for(lambda: any(s.get("marks") for s in three.admin("status")["nodes"]), "writes under way")
     three.pause(1)
     wait_for(lambda: three.ask("status", 2) and 1 not in three.up_nodes(), "node 1 declared down")
     three.resume(1)
@@ -94,7 +94,7 @@ def test_a_primary_hangs_and_comes_back(three):
 def test_all_nodes_die_at_once(three):
     volume = three.attach("v")
     volume.send("load 3000 31 16")
-    wait_for(lambda: any(s["marks"] for s in three.admin("status")["nodes"]), "writes under way")
+    wait_for(lambda: any(s.get("marks") for s in three.admin("status")["nodes"]), "writes under way")
     three.kill9()
     three.start()
     volume.finish("load")
@@ -289,7 +289,7 @@ def test_members_are_identical_and_stores_sound_after_faults(three):
     volume = three.attach("v")
     for number in (2, 1):
         volume.send(f"load 2000 {60 + number} 16")
-        wait_for(lambda: any(s["marks"] for s in three.admin("status")["nodes"]), "writes under way")
+        wait_for(lambda: any(s.get("marks") for s in three.admin("status")["nodes"]), "writes under way")
         three.kill9(number)
         volume.finish("load")
         three.start(number)
