@@ -34,7 +34,7 @@ class Fio:
         self.process = subprocess.Popen(
             ["fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bsrange=4k-64k", "--blockalign=4k",
              "--iodepth=8", f"--size={SIZE}", f"--loops={passes}", "--verify=crc32c", "--verify_backlog=64", "--verify_fatal=1",
-             "--do_verify=1", "--randrepeat=0", "--thread", "--fsync=64", "--output-format=json"],
+             "--do_verify=1", "--verify_state_save=0", "--randrepeat=0", "--thread", "--fsync=64", "--output-format=json"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def runs(self):
