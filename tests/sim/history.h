@@ -49,7 +49,7 @@ struct history_candidate {
     uint64_t dead;       /* when it was known to be overwritten; HISTORY_NEVER */
     uint64_t dead_acked; /* the same, by a write that had been acknowledged */
 };
-#define HISTORY_CANDIDATES_MAX 64u
+#define HISTORY_CANDIDATES_MAX 1024u
 uint32_t history_candidates(const struct history *h, uint64_t cell, uint64_t from, uint64_t to,
                             struct history_candidate ret[HISTORY_CANDIDATES_MAX]);
 /* Before anything else happened to the cell: it may have begun with that stamp (a clone's does); several: with any of them. */
