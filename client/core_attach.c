@@ -225,6 +225,8 @@ void session_attached(struct client *client, struct msg *msg)
         return;
     }
     int rc = msg->header.status;
+    if (rc == -ENOENT && client->ever_attached && msg->header.map_version < client->map_version)
+        rc = -EAGAIN; /* its map is older than what we have heard of already: a node that starts may say so */
     if (rc == 0)
         rc = take_attached(client, msg);
     if (rc == -EIO) {

@@ -296,6 +296,28 @@ static void deleted_volume_ends_requests(void **state)
     fake_destroy(fake);
 }
 
+/* Goal: a gateway whose map is older than what the client has heard of may not say that the volume is gone. */
+static void a_gateway_that_is_behind_is_not_believed(void **state)
+{
+    (void)state;
+    struct fake *fake = fake_create(128);
+    struct fake_client c;
+    uint8_t data[4096];
+    for (int i = 0; i < FAKE_GATEWAYS; i++)
+        fake->gateways[i].map_version = 7;
+    fake_client_open(&c, fake, NULL);
+    fake->gateways[1].knows_no_volume = true;
+    fake->gateways[1].map_version = 6;
+    fake_down(&fake->gateways[0]);
+    assert_int_equal(fake_do(&c, CLIENT_READ, 0, sizeof(data), data, 0), 0);
+    fake->gateways[1].map_version = 7; /* it has caught up, and still says so: it is gone */
+    fake->gateways[2].knows_no_volume = true;
+    fake_down(&fake->gateways[2]);
+    assert_int_equal(fake_do(&c, CLIENT_READ, 0, sizeof(data), data, 0), -ENOENT);
+    fake_client_close(&c);
+    fake_destroy(fake);
+}
+
 /* Another volume that got the name meanwhile must not receive the old one's writes. */
 static void namesake_is_not_written(void **state)
 {
@@ -525,6 +547,7 @@ int main(void)
         cmocka_unit_test(requests_time_out_without_a_gateway),
         cmocka_unit_test(fenced_client_stays_fenced),
         cmocka_unit_test(deleted_volume_ends_requests),
+        cmocka_unit_test(a_gateway_that_is_behind_is_not_believed),
         cmocka_unit_test(namesake_is_not_written),
         cmocka_unit_test(loss_fails_the_flush),
         cmocka_unit_test(loss_is_noticed_anywhere),

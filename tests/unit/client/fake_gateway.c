@@ -28,6 +28,7 @@ static void answer(struct fake_link *from, const struct wire_header *request, st
     }
     reply->opcode = request->opcode | 1u;
     reply->request_id = request->request_id;
+    reply->map_version = from->gateway->map_version;
     (void)link_send(from->link, reply, body, payload, 0);
 }
 
@@ -73,6 +74,8 @@ static int attach_status(const struct fake_link *from, const struct msg *msg, co
     bool same = memcmp(fake->attachment, attach->attachment, sizeof(fake->attachment)) == 0;
     if (from->gateway->refuses_attach)
         return -EAGAIN;
+    if (from->gateway->knows_no_volume)
+        return -ENOENT;
     if (fake->deleted || strcmp(attach->name, "vol") != 0)
         return -ENOENT;
     return fake->attached && !same && !(msg->header.flags & WIRE_F_FORCE) ? -EBUSY : 0;

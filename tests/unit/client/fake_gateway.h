@@ -45,7 +45,9 @@ struct fake_gateway {
     struct fake_side side;
     struct listener *listener; /* NULL: down */
     struct list_node links;
-    bool muted;          /* reads and answers nothing */
+    bool muted;           /* reads and answers nothing */
+    bool knows_no_volume; /* as a node that has just started */
+    uint64_t map_version;
     bool refuses_attach; /* -EAGAIN */
     char address[64];
     uint64_t frames;
