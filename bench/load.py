@@ -52,17 +52,17 @@ def fio(uri, work_dir, arguments, deadline_s):
     return run_fio(["--name=bench", "--ioengine=nbd", f"--uri={uri}", *arguments], work_dir, deadline_s)
 
 
-def run_fio(arguments, work_dir, deadline_s):
+def run_fio(arguments, work_dir, deadline_s, percentiles="50:99:99.9"):
     """Runs fio; the report of its only job, or of its only group of jobs."""
     report_path = os.path.join(work_dir, "fio.json")
     argv = ["fio", "--output-format=json", f"--output={report_path}", "--eta=never", "--lat_percentiles=1",
-            "--clat_percentiles=0", "--percentile_list=50:99:99.9", *arguments]
+            "--clat_percentiles=0", f"--percentile_list={percentiles}", *arguments]
     child = subprocess.Popen(argv, cwd=work_dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, text=True, preexec_fn=die_with_parent)
     try:
         output, _ = child.communicate(timeout=deadline_s)
     except subprocess.TimeoutExpired:
-        raise BenchError(f"fio did not end in {deadline_s} s: the volume hangs") from None
+        raise BenchError(f"fio did not end in {deadline_s:.0f} s: the volume hangs") from None
     finally:
         if child.poll() is None:
             child.kill()

@@ -6,13 +6,12 @@ metrics, as in bench/RESULTS.md; fill() writes a volume end to end, so that read
 
 Failure modes: fio failing, hanging, reporting I/O errors, or completing nothing raises BenchError; fio ends with us.
 """
-import json
 import os
 import re
-import subprocess
 
+import load
 import proc
-from stacks import BenchError, die_with_parent, last_line
+from stacks import BenchError
 
 HERE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "workloads")
 HANG_GUARD_S = 60
@@ -49,32 +48,13 @@ def engine_of(uri, size_bytes):
 
 def run_fio(uri, size_bytes, settings, job, work_dir, deadline_s):
     """Runs one job; its report."""
-    job_path, report_path = os.path.join(work_dir, "job.fio"), os.path.join(work_dir, "fio.json")
+    job_path = os.path.join(work_dir, "job.fio")
     if uri and not uri.startswith("file:"):
         # fio's nbd engine has no fdatasync: its fsync is the flush that the bare file gets from fdatasync.
         job = job.replace("fdatasync=", "fsync=")
     with open(job_path, "w", encoding="utf-8") as f:
         f.write(f"[global]\n{engine_of(uri, size_bytes)}thread\nnorandommap\nrandrepeat=0\n{settings}{job}")
-    argv = ["fio", "--output-format=json", f"--output={report_path}", "--eta=never", "--lat_percentiles=1",
-            "--clat_percentiles=0", "--percentile_list=50:90:95:99:99.9", job_path]
-    child = subprocess.Popen(argv, cwd=work_dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True, preexec_fn=die_with_parent)
-    try:
-        output, _ = child.communicate(timeout=deadline_s)
-    except subprocess.TimeoutExpired:
-        raise BenchError(f"fio did not end in {deadline_s:.0f} s: the volume hangs") from None
-    finally:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-    if child.returncode != 0:
-        raise BenchError(f"fio failed: {last_line(output)}")
-    with open(report_path, encoding="utf-8") as f:
-        text = f.read()
-    report = json.loads(text[text.index("{"):])["jobs"][0]
-    if report["error"]:
-        raise BenchError(f"fio reports an I/O error: {os.strerror(report['error'])}")
-    return report
+    return load.run_fio([job_path], work_dir, deadline_s, percentiles="50:90:95:99:99.9")
 
 
 def fill(stack, work_dir):
