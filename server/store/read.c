@@ -181,8 +181,11 @@ static void verify_block(struct piece *piece, uint32_t index)
     const uint8_t *data = piece->data + (size_t)index * STORE_BLOCK_BYTES;
     uint32_t block = piece->first + index;
     bool valid = piece->valid[index / 64] >> (index % 64) & 1;
-    if (piece->io && piece->io->recorded)
-        piece->io->recorded[piece->io->recorded_count++] = valid ? piece->sums->crcs[block] : crc32c_zero_block();
+    if (piece->io && piece->io->recorded) { /* READ: one piece, the whole request */
+        assert(piece->io->recorded_count < piece->count);
+        piece->io->recorded[index] = valid ? piece->sums->crcs[block] : crc32c_zero_block();
+        piece->io->recorded_count++;
+    }
     if (!valid) {
         if (piece->crcs)
             piece->crcs[index] = crc32c_zero_block();
