@@ -72,6 +72,8 @@ static void chunk_start(struct inherit_walk *self)
     piece->epoch = self->rollback ? self->rollback->epoch : 1; /* what was there from the volume's beginning (R16) */
     piece->done = chunk_done;
     piece->owner = self;
+    if (self->rollback)
+        lineage_written(self->shard, self->rollback->to);
     (void)detour_create(piece, self->rollback ? self->rollback->from : oldest);
     self->store->submit_depth++;
     piece_submit(piece);
