@@ -93,6 +93,19 @@ static void sync_idle(struct sync *s)
     s->replica->set->syncs_running--;
 }
 
+static bool sync_run(struct sync *s)
+{
+    sync_assert(s);
+    struct replicas *r = s->replica->set;
+    if (s->running)
+        return true;
+    if (r->syncs_running >= r->cfg.sync_shards_max)
+        return false;
+    r->syncs_running++;
+    s->running = true;
+    return true;
+}
+
 void sync_free_if_quiet(struct sync *s)
 {
     sync_assert(s);
@@ -225,8 +238,10 @@ void sync_forward_failed(struct replica *rep, uint32_t node, uint64_t offset, ui
     struct sync *s = sync_find(rep, node);
     if (!s || s->state == SYNC_WAITING)
         return;
-    if (rc == -ENOSPC) /* other chunks may give space back there: they are next, but no hurry */
+    if (rc == -ENOSPC) { /* other chunks may give space back there, or other shards: these are next, and no hurry */
         s->pause_until_ns = env_now_ns(rep->set->env) + NO_SPACE_PAUSE_NS;
+        sync_idle(s);
+    }
     if (s->state == SYNC_STARTING) { /* no list to put it on yet */
         sync_restart(s);
         return;
@@ -305,11 +320,8 @@ static void sync_begin(struct sync *s)
     struct replica *rep = s->replica;
     struct replicas *r = rep->set;
     const struct map_member *m = map_member_of(&rep->map, s->node);
-    if (r->syncs_running >= r->cfg.sync_shards_max || env_now_ns(r->env) < s->retry_at_ns ||
-        !peers_is_up(r->cfg.peers, s->node) || !m)
+    if (env_now_ns(r->env) < s->retry_at_ns || !peers_is_up(r->cfg.peers, s->node) || !m || !sync_run(s))
         return;
-    r->syncs_running++;
-    s->running = true;
     s->state = SYNC_STARTING;
     s->e_r = m->e_r;
     s->started_ns = env_now_ns(r->env);
@@ -400,7 +412,7 @@ static void copy_some(struct sync *s)
     uint64_t now = env_now_ns(r->env);
     if (s->replica->phase == PHASE_PARKED && s->replica->drive_writes > 0)
         return; /* writes of the epoch before still drain */
-    if (now < s->pause_until_ns && s->todo_count > 0)
+    if (s->todo_count > 0 && (now < s->pause_until_ns || !sync_run(s)))
         return;
     while (s->todo_count > 0 && s->chunks_busy < r->cfg.sync_chunks_max && s->state == SYNC_COPYING) {
         if (r->cfg.sync_bytes_per_s) { /* budget_ns: when the next chunk may begin */

@@ -205,19 +205,32 @@ static void send_run(struct sync_chunk *c, uint32_t first, uint32_t count)
     store_submit(&ctx->io);
 }
 
+/* What is sent in this pass: holes first, then data. On a full drive a copy of data is refused, which ends the chunk's turn, until
+ * what is to be a hole there has given its space back. */
+static bool is_due(const struct sync_chunk *c, uint32_t i)
+{
+    chunk_assert(c);
+    return differs(c, i) && (c->here[i].state == 1) == c->holes_sent;
+}
+
 static void chunk_next(struct sync_chunk *c)
 {
     chunk_assert(c);
     uint32_t i = c->next_block;
-    while (i < STORE_CHUNK_BLOCKS && !differs(c, i))
+    while (i < STORE_CHUNK_BLOCKS && !is_due(c, i))
         i++;
+    if (i == STORE_CHUNK_BLOCKS && !c->holes_sent) {
+        c->holes_sent = true;
+        for (i = 0; i < STORE_CHUNK_BLOCKS && !is_due(c, i);)
+            i++;
+    }
     if (i == STORE_CHUNK_BLOCKS) {
         c->generation_at++;
         compare_next(c);
         return;
     }
     uint32_t end = i + 1;
-    while (end < STORE_CHUNK_BLOCKS && differs(c, end) && (c->here[end].state == 1) == (c->here[i].state == 1))
+    while (end < STORE_CHUNK_BLOCKS && is_due(c, end))
         end++;
     c->next_block = end;
     send_run(c, i, end - i);
@@ -237,6 +250,7 @@ static void digests_in(struct sync_chunk *c)
         return;
     }
     c->next_block = 0;
+    c->holes_sent = false;
     chunk_next(c);
 }
 

@@ -15,6 +15,7 @@ struct sync_chunk {
     bool local_busy, remote_busy, ended;
     int rc;
     uint32_t next_block;
+    bool holes_sent; /* of this generation */
     uint64_t mod_epoch;
     /* Live generations to be compared, ascending; which they are follows from the records of both sides. */
     uint32_t *generations;
