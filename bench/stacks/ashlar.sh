@@ -57,9 +57,46 @@ volume_up() { # REPLICAS HOME local|remote
 }
 
 volume_down() {
+    local name
+    for name in "$H2H_DIR"/attached/*; do
+        [ ! -e "$name" ] || "$ASHLAR" --cluster "$(cat "$H2H_DIR/conf")" detach --force "$VOLUME-${name##*/}" >/dev/null 2>&1 || true
+    done
     "$ASHLAR" --cluster "$(cat "$H2H_DIR/conf")" detach --force "$VOLUME" >/dev/null 2>&1 || true
     stop_noted
     cluster_down
+}
+
+image_of() { # IMAGE or @SNAPSHOT of the stack's own volume
+    case $1 in
+    @*) echo "$VOLUME@${1#@}" ;;
+    *) echo "$VOLUME-$1@image" ;;
+    esac
+}
+
+volume_verb() { # REPLICAS HOME VERB ARGUMENT...: see bench/stacks/README.md
+    local replicas=$1 home=$2 verb=$3 conf
+    conf=$(cat "$H2H_DIR/conf")
+    shift 3
+    case $verb in
+    nothing) ;;
+    create) "$ASHLAR" --cluster "$conf" volume create "$VOLUME-$1" "$2" --replicas "$replicas" --home "$home" >/dev/null ;;
+    freeze) "$ASHLAR" --cluster "$conf" snapshot create "$VOLUME-$1@image" >/dev/null ;;
+    clone) "$ASHLAR" --cluster "$conf" clone "$(image_of "$1")" "$VOLUME-$2" --home "$home" >/dev/null ;;
+    attach)
+        mkdir -p "$H2H_DIR/attached/$1"
+        "$ASHLAR" --cluster "$conf" attach "$VOLUME-$1" --socket "$H2H_DIR/attached/$1/nbd.sock" >/dev/null
+        echo "nbd+unix:///?socket=$H2H_DIR/attached/$1/nbd.sock"
+        ;;
+    detach)
+        "$ASHLAR" --cluster "$conf" detach "$VOLUME-$1" >/dev/null
+        rm -rf "$H2H_DIR/attached/$1"
+        ;;
+    unfreeze) "$ASHLAR" --cluster "$conf" snapshot rm "$VOLUME-$1@image" --yes >/dev/null ;;
+    delete) "$ASHLAR" --cluster "$conf" volume delete "$VOLUME-$1" --yes >/dev/null ;;
+    snapshot) "$ASHLAR" --cluster "$conf" snapshot create "$VOLUME@$1" >/dev/null ;;
+    unsnapshot) "$ASHLAR" --cluster "$conf" snapshot rm "$VOLUME@$1" --yes >/dev/null ;;
+    *) die "volume: $verb?" ;;
+    esac
 }
 
 volume_uri() {

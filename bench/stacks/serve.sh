@@ -21,7 +21,11 @@ need() { # PROGRAM...
 }
 
 start_of() { # PID: its start time, empty if it is gone
-    sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | awk '$1 !~ /[ZX]/ { print $20 }'
+    local line
+    { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 0
+    # shellcheck disable=SC2086 # fields
+    set -- ${line##*) }
+    case $1 in Z | X) ;; *) echo "${20}" ;; esac
 }
 
 note_pid() { # LABEL PID: it is ours to measure and to stop
@@ -51,9 +55,9 @@ stop_noted() { # what note_pid noted, last first
         [ -n "$start" ] && [ "$(start_of "$pid")" = "$start" ] || continue
         kill -CONT "$pid" 2>/dev/null || true
         kill -TERM "$pid" 2>/dev/null || true
-        for _ in $(seq 40); do
+        for _ in $(seq 100); do
             [ "$(start_of "$pid")" = "$start" ] || break
-            sleep 0.05
+            sleep 0.02
         done
         [ "$(start_of "$pid")" != "$start" ] || kill -KILL "$pid" 2>/dev/null || true
     done
@@ -121,5 +125,42 @@ with socket.socket(socket.AF_UNIX) as s:
             pass
         if "error" in answer:
             sys.exit(answer["error"]["desc"])
+PYTHON
+}
+
+qmp_job() { # JOB-ID: waits for a block job of this stack's QEMU, completes it when it is ready
+    /usr/bin/python3 - "$H2H_DIR/qmp.sock" "$1" <<'PYTHON'
+import json
+import socket
+import sys
+import time
+
+with socket.socket(socket.AF_UNIX) as s:
+    s.settimeout(30)
+    s.connect(sys.argv[1])
+    stream = s.makefile("rw")
+    stream.readline()
+
+    def ask(command, **arguments):
+        stream.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        stream.flush()
+        while "event" in (answer := json.loads(stream.readline())):
+            pass
+        if "error" in answer:
+            sys.exit(answer["error"]["desc"])
+        return answer["return"]
+
+    ask("qmp_capabilities")
+    end, completing, error = time.monotonic() + 40, False, None
+    while jobs := [job for job in ask("query-jobs") if job["id"] == sys.argv[2]]:
+        error = jobs[0].get("error") or error
+        if jobs[0]["status"] == "ready" and not completing:
+            ask("job-complete", id=sys.argv[2])
+            completing = True
+        if time.monotonic() > end:
+            sys.exit("the job did not end in 40 s")
+        time.sleep(0.005)
+    if error or not completing:
+        sys.exit(error or "the job ended before it was ready")
 PYTHON
 }
