@@ -27,6 +27,7 @@ WORKLOADS = [
     ("seqread-1m", "1 MiB sequential read, depth 4", "micro", "mib_s", "higher", 4, 0.1),
     ("write-flush-qd1", "4 KiB random write + flush", "micro", "iops", "higher", 1, 0.05),
     ("pgbench", "PostgreSQL, TPC-B like", "macro", "aux.tps", "higher", 8, 0.04),
+    ("guest-randread-qd1", "in a guest: 4 KiB random read, depth 1", "guest", "lat_us.p50", "lower", 1, 1.0),
     ("cpu-bound", "SHA-256 of memory, no storage", "control", "aux.seconds", "lower", 1, 1.0),
 ]
 LAYERS = [("fio and NBD socket", 62.0), ("nbdkit and plugin", 31.0), ("local hop", 28.0), ("primary", 24.0), ("network and backups", 71.0),
@@ -40,7 +41,8 @@ def run_record(stacks=None):
         "method": {"size_bytes": 1 << 30, "seconds": 3.0, "rounds": 3, "warmup_s": 1.0, "link_rate": "10gbit", "order": "A B C A B C"},
         "stacks": list(stacks or STACKS),
         "workloads": [{"name": n, "title": t, "group": g, "metric": m, "better": b} for n, t, g, m, b, *_ in WORKLOADS],
-        "scenarios": [{"name": "kill-rebuild", "title": "A node is killed and rebuilt under load"}]}
+        "scenarios": [{"name": "kill-rebuild", "title": "A node is killed and rebuilt under load"},
+                      {"name": "clones", "title": "Linked clones"}]}
 
 
 def sample(dice, stack, workload, turn):
@@ -58,6 +60,10 @@ def sample(dice, stack, workload, turn):
         record["metrics"] = {"iops": iops, "mib_s": iops * block / 256, "lat_us": {
             "mean": latency * 1.1, "p50": latency, "p90": latency * 1.3, "p95": latency * 1.5, "p99": latency * 2.4, "p99.9": latency * 6, "max": latency * 30}}
         record["cpu_us"] = {"fio": 21 * noise, **{k: v * noise for k, v in servers.items()}}
+    elif group == "guest":
+        latency += 400
+        record.update(path="guest", aux={"accelerator": "tcg"}, cpu_us={"QEMU and guest": 900 * noise, **servers}, metrics={
+            "iops": 1e6 / latency, "mib_s": 256 / latency, "lat_us": {"p50": latency, "p99": latency * 3, "max": latency * 9}})
     elif group == "macro":
         record["aux"] = {"tps": iops / 4}
     else:
@@ -78,6 +84,15 @@ def series(dice, stack, stall_ms, fails=False):
             "events": [{"t_s": 10.0, "name": "kill -9 node 2"}, {"t_s": 20.0, "name": "node 2 starts again"}],
             "result": {"verdict": "fail" if fails else "pass", "deviation_percent": 0.9, "errors": 3 if fails else 0, "lost": 0, "longest_stall_ms": stall_ms,
                        "rebuild_s": 20.5, "blocks_verified": 262144, "text": "made up"}}
+
+
+def clones(dice, stack, ready_s):
+    record = series(dice, stack, 40)
+    times = record["t_s"]
+    operations = {name: {"count": 100, "median_ms": ms, "worst_ms": 3 * ms} for name, ms in (("clone", 4 * ready_s), ("attach", 6 * ready_s))}
+    return {**record, "scenario": "clones", "events": [{"t_s": 3.0, "name": "100 clones are made and attached"}],
+            "extra": {"clones attached": [min(100, max(0, int(100 * (t - 3) / ready_s))) for t in times]},
+            "result": {**record["result"], "rebuild_s": None, "ready_s": ready_s, "operations": operations}}
 
 
 def budgets():
@@ -103,6 +118,9 @@ def records(rounds=3, seed=1):
     alive = [s for s in STACKS if s != "ceph-rbd-x3"]
     found += [sample(dice, s, w, turn) for w in WORKLOADS for turn in range(1, rounds + 1) for s in alive]
     found += [series(dice, "array-iscsi", 6200, fails=True), series(dice, "ashlar-x3", 320), *budgets()]
+    found += [clones(dice, "local-qcow2", 21.0), clones(dice, "ashlar-x3", 9.0)]
+    found.append({"kind": "series", "scenario": "clones", "stack": "array-iscsi", "round": 1, "events": [],
+                  "result": {"verdict": "not applicable", "text": "not supported: made up"}})
     lengths = [0, 1, 10, 50, 100, 200]
     found += [{"kind": "curve", "curve": "chain", "title": "Reads behind a chain of snapshots", "stack": s, "x_name": "snapshots in the chain",
                "y_name": "4 KiB read, median µs", "x": lengths, "y": [base + slope * n for n in lengths], "low": [base + slope * n - 6 for n in lengths],

@@ -1,16 +1,20 @@
 #!/usr/bin/python3 -B
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the runner's logic: what is resumed, what is called, what a stack that fails does to the rest."""
+import importlib.machinery
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import types
 import unittest
 from unittest import mock
 
-from h2h import answers, budget, flushcheck, loads, plan, preflight, records, scenes, session, stackdir
+from h2h import answers, beside, budget, flushcheck, guests, loads, plan, preflight, records, scenes, session, stackdir
+import schema
 from stacks import BenchError
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "headtohead")
@@ -134,6 +138,140 @@ class Checks(unittest.TestCase):
             with self.assertRaises(BenchError) as caught:
                 scenes.parse(text, "file.ini")
             self.assertNotIn("\n", str(caught.exception))
+
+
+class Beside(unittest.TestCase):
+    def test_a_mix_never_does_what_makes_no_sense_and_ends_with_nothing_left(self):
+        for seed in range(20):
+            mix, volumes, attached, snapshot, of, verbs = beside.Mix(seed), set(), set(), None, {}, set()
+            steps = [mix.next() for _ in range(150)]
+            for verb, name, *more in [*steps, *mix.ending()]:
+                verbs.add(verb)
+                if verb in ("create", "clone"):
+                    name, source = (name, None) if verb == "create" else (more[0], name)
+                    self.assertNotIn(name, volumes)
+                    self.assertEqual(source, f"@{snapshot}" if source else None)
+                    self.assertTrue(source is None or snapshot)
+                    volumes.add(name)
+                    of[name] = source
+                elif verb in ("attach", "detach"):
+                    self.assertIn(name, volumes)
+                    self.assertEqual(name in attached, verb == "detach")
+                    attached ^= {name}
+                elif verb == "delete":
+                    self.assertNotIn(name, attached)
+                    volumes.remove(name)
+                elif verb == "snapshot":
+                    self.assertIsNone(snapshot)
+                    snapshot = name
+                else:
+                    self.assertEqual((verb, name), ("unsnapshot", snapshot))
+                    self.assertFalse([n for n in volumes if of[n] == f"@{name}"])
+                    snapshot = None
+                self.assertLessEqual(len(volumes), beside.VOLUMES_MAX)
+            self.assertEqual((volumes, attached, snapshot), (set(), set(), None))
+            self.assertEqual(len(verbs), 7)
+
+    def test_the_same_seed_is_the_same_mix(self):
+        one, other, third = beside.Mix(7), beside.Mix(7), beside.Mix(8)
+        steps = [one.next() for _ in range(50)]
+        self.assertEqual(steps, [other.next() for _ in range(50)])
+        self.assertNotEqual(steps, [third.next() for _ in range(50)])
+
+    def test_moments_are_counted_up_to_each_point_of_the_series(self):
+        self.assertEqual(beside.counted({"a": [0.4, 0.6, 1.5]}, [0.5, 1.0, 2.0]), {"a": [1, 2, 3]})
+
+    def test_what_was_made_is_taken_away_even_if_something_fails(self):
+        def call(_volume, verb, *argv):
+            calls.append((verb, *argv))
+            if (verb, *argv) == ("detach", "b"):
+                raise BenchError("stuck")
+            return "uri"
+
+        calls, desk = [], beside.Desk(types.SimpleNamespace(call=call))
+        for argv in (("create", "image", "1"), ("clone", "image", "b"), ("attach", "b"), ("clone", "image", "c")):
+            desk.do(*argv)
+        self.assertEqual(str(beside.drop_image(desk)), "stuck")
+        self.assertEqual(calls[4:], [("detach", "b"), ("delete", "c"), ("delete", "b"), ("unfreeze", "image"), ("detach", "b"),
+                                     ("delete", "image")])
+
+    def test_a_disk_that_never_answers_does_not_hang_the_run(self):
+        with self.assertRaisesRegex(BenchError, "the disk did not end"):
+            beside.in_time("the disk", threading.Event().wait, deadline_s=0.05)
+        with self.assertRaisesRegex(BenchError, "the disk: broken"):
+            beside.in_time("the disk", mock.Mock(side_effect=BenchError("broken")))
+
+    def test_a_scenario_tells_what_was_done_beside_its_load(self):
+        scene = {"steps": [(1, ["clones", "2"])], "rate": 100}
+        good = {"errors": 0, "lost": 0, "hung": False, "disconnected": False, "longest_stall_ms": 5.0, "first_error": "",
+                "verified": 9, "longest_stall_at_s": 1.0}
+        done = {"ready_s": 2.0, "operations": {"clone": {"count": 2, "median_ms": 1.0, "worst_ms": 2.0}}, "marks": {"x": []},
+                "text": "2 clones"}
+        found = scenes.judge(scene, good, [{"ops": 50}], None, None, done)
+        self.assertEqual((found["verdict"], found["ready_s"]), ("pass", 2.0))
+        self.assertTrue(found["text"].startswith("2 clones; the load beside it: no I/O error"))
+        self.assertIsNone(schema.problem({"kind": "series", "scenario": "clones", "stack": "s", "result": found}))
+        self.assertEqual(scenes.judge(scene, {**good, "errors": 1}, [{"ops": 50}], None, None, done)["verdict"], "fail")
+
+    def test_a_stack_that_has_no_clones_says_why(self):
+        environment = {"H2H_SHARED": "/nowhere", "H2H_SIZE": "1"}
+        for name, said in (("array-iscsi", "not supported: tgt"), ("local-raw", "not supported: a raw file")):
+            stack = stackdir.Stack(name, environment)
+            stack.uri = "nbd://x"
+            self.assertIn(said, scenes.lacks(scenes.known()["clones"], stack))
+        for name in ("local-qcow2", "ashlar-x3"):
+            stack = stackdir.Stack(name, environment)
+            stack.uri = "nbd://x"
+            self.assertIsNone(scenes.lacks(scenes.known()["control-mix"], stack))
+
+
+REPORT = {"error": 0, "write": {"total_ios": 0}, "read": {
+    "total_ios": 100, "runtime": 2000, "io_bytes": 100 << 20,
+    "lat_ns": {"mean": 5e5, "max": 9e6, "percentile": {f"{p}.000000": 4e5 for p in (50, 90, 95, 99)} | {"99.900000": 8e6}}}}
+
+
+class Guests(WithResults):
+    def test_guest_workloads_have_names_of_their_own_and_their_jobs_exist(self):
+        found = guests.workloads()
+        self.assertEqual([w["job"] for w in found], list(guests.JOBS))
+        self.assertFalse({w["name"] for w in found} & {w["name"] for w in loads.fio_workloads()})
+        self.assertIn("filename=/dev/vda", guests.job_text("randread-qd1", 4096, 2.0, 0.2))
+
+    def test_reports_are_found_among_what_a_guest_prints(self):
+        text = f'fio: hello\nreport randread-qd1 note: x {json.dumps({"jobs": [REPORT]})}\nmore\n'
+        self.assertEqual(list(guests.reports_of(text)), ["randread-qd1"])
+        for bad in ("report a nonsense\n", 'report a {"jobs": []}\n'):
+            with self.assertRaises(BenchError):
+                guests.reports_of(bad)
+
+    def test_a_sample_of_a_guest_says_so_and_shares_the_cpu_time_of_the_run(self):
+        sample = guests.sample_of(REPORT, ({"QEMU and guest": 4e6}, 5e6, 4.0))
+        self.assertEqual((sample["path"], sample["metrics"]["iops"]), ("guest", 50.0))
+        self.assertAlmostEqual(sample["cpu_us"]["QEMU and guest"], 4e6 * 0.5 / 100)
+        self.assertIsNone(schema.problem({"kind": "sample", "stack": "s", "workload": "w", "round": 1, **sample}))
+        with self.assertRaisesRegex(BenchError, "I/O error"):
+            guests.sample_of({**REPORT, "error": 5}, ({}, 0, 1.0))
+
+    def test_a_guest_is_no_part_of_the_answer_on_the_array(self):
+        workload = {**LATENCY, "name": "guest-randread-qd1", "group": "guest"}
+        for stack in ("array-iscsi", "ashlar-x3"):
+            add_samples(self.results, stack, workload, [100, 100, 100])
+        found = answers.comparisons(self.results, [workload], ["array-iscsi", "ashlar-x3"])
+        self.assertEqual([r["question"] for r in found], ["does hyper-converged storage beat the array? (in a guest)"])
+
+    def test_what_is_run_by_default_and_with_guest(self):
+        def chosen(*argv):
+            loader = importlib.machinery.SourceFileLoader("headtohead_program", PROGRAM)
+            module = importlib.util.module_from_spec(importlib.util.spec_from_loader("headtohead_program", loader))
+            loader.exec_module(module)
+            with mock.patch.object(sys, "argv", ["headtohead", *argv]):
+                return [w["name"] for w in module.parse_arguments().workloads]
+
+        self.assertFalse([n for n in chosen() if n.startswith("guest-")])
+        self.assertEqual(len([n for n in chosen("--quick", "--guest") if n.startswith("guest-")]), 4)
+        self.assertEqual(chosen("--only", "randread-qd1", "--guest"), ["randread-qd1", "guest-randread-qd1"])
+        self.assertEqual(chosen("--only", "guest-seqread-1m", "--guest"), ["guest-seqread-1m"])
+        self.assertEqual(chosen("--only", "randread-qd1"), ["randread-qd1"])
 
 
 class Failures(WithResults):

@@ -72,13 +72,31 @@ class Page(Files):
     def test_a_whole_run_has_every_section_and_figure(self):
         page, tree, drawings = self.page(synthetic.records())
         ids = {node.get("id") for node in tree.iter("section")}
-        self.assertEqual(ids, {"answers", "trouble", "slowdown", "latency", "rate", "cpu", "layers", "scenarios", "curves", "stacks", "machine"})
-        self.assertEqual(len(drawings), 9)
-        self.assertEqual(page.count("<figure>"), 9)
-        self.assertEqual(page.count("Reproduce: "), 9, "each figure has its command")
+        self.assertEqual(ids, {"answers", "trouble", "slowdown", "latency", "rate", "cpu", "layers", "guest", "scenarios", "operations",
+                               "curves", "stacks", "machine"})
+        self.assertEqual(len(drawings), 13)
+        self.assertEqual(page.count("<figure>"), 13)
+        self.assertEqual(page.count("Reproduce: "), 13, "each figure has its command")
         self.assertIn("default-src 'none'", page.replace("&#39;", "'"))
         for rule in ("prefers-color-scheme:dark", "@media print"):
             self.assertIn(rule, page)
+
+    def test_a_guest_s_figures_stand_apart_and_say_what_emulation_costs(self):
+        _, tree, drawings = self.page(synthetic.records())
+        section = next(node for node in tree.iter("section") if node.get("id") == "guest")
+        self.assertIn("dwarfs the rest", self.words(section))
+        self.assertIn("slowdown-guest", drawings)
+        for name in ("slowdown-micro", "latency", "rate", "cpu"):
+            self.assertNotIn("in a guest", drawings[name])
+        self.assertFalse([w for w in questions.storage_workloads(self.read(synthetic.records())) if w.group == "guest"])
+
+    def test_operations_are_drawn_and_listed_and_a_stack_without_any_is_told(self):
+        _, tree, drawings = self.page(synthetic.records())
+        self.assertIn("until all are ready", drawings["operations-clones"])
+        words = {node.get("id"): self.words(node) for node in tree.iter("section")}
+        self.assertIn("attach", words["operations"])
+        self.assertIn("not supported: made up", words["scenarios"])
+        self.assertIn("all ready in 21 s", drawings["scenario-2-clones"])
 
     def test_tables_can_be_sorted_and_scroll_in_their_own_box(self):
         _, tree, _ = self.page(synthetic.records())
@@ -188,7 +206,7 @@ class Trouble(Files):
         found = results.read(self.path)
         self.assertEqual(found.bad_count, 8)
         self.assertEqual(found.unknown_kinds, {"later": 1})
-        self.assertIn("line 220 of the results was left out", build.build(found)[0])
+        self.assertIn(f"line {len(synthetic.records()) + 1} of the results was left out", build.build(found)[0])
 
     def test_nothing_to_report_is_one_line(self):
         for content in (b"", b"\n\n", b"garbage\n", b"\x00" * 5000):

@@ -74,8 +74,9 @@ def comparisons(results, workloads, stacks):
             if ratio is None:
                 continue
             noise = noise_of(factors, workload)
+            asked = f"{question} (in a guest)" if workload["group"] == "guest" else question
             is_called = called(ratio, noise)
-            records.append({"question": question, "stack": stack, "workload": workload["name"], "against": against,
+            records.append({"question": asked, "stack": stack, "workload": workload["name"], "against": against,
                             "ratio": ratio, "noise": noise, "called": is_called,
                             "text": sentence(stack, against, workload, ratio, is_called)})
     return records

@@ -72,6 +72,20 @@ def metrics_of(side):
             "lat_us": {"mean": latency["mean"] / 1000, **figures, "max": latency["max"] / 1000}}
 
 
+def figures_of(report):
+    """What a sample takes from fio's report alone."""
+    sides = {name: report[name] for name in ("read", "write") if report[name]["total_ios"]}
+    if not sides:
+        raise BenchError("no request was completed")
+    each = {name: metrics_of(side) for name, side in sides.items()}
+    found = {"seconds": max(side["runtime"] for side in sides.values()) / 1000,
+             "requests": sum(side["total_ios"] for side in sides.values()), "metrics": each.get("read") or each["write"]}
+    if len(each) == 2:
+        total = {key: each["read"][key] + each["write"][key] for key in ("iops", "mib_s")}
+        found.update(each, metrics={**total, "lat_us": each["read"]["lat_us"]})
+    return found
+
+
 def times_of(seconds, warmup_s=0.0):
     """fio takes no fractions of seconds: it drops them without a word."""
     return f"time_based\nruntime={seconds * 1000:.0f}ms\nramp_time={warmup_s * 1000:.0f}ms\n"
@@ -89,21 +103,13 @@ def run(stack, workload, method, work_dir):
     own_after = os.times()
     used, machine_us = meter.stop()
     own_us = 1e6 * (sum(own_after[:4]) - sum(own_before[:4]))  # this program and fio, its child
-    sides = {name: report[name] for name in ("read", "write") if report[name]["total_ios"]}
-    if not sides:
-        raise BenchError(f"no request of '{workload['name']}' completed in {seconds} s")
-    requests = sum(side["total_ios"] for side in sides.values())
-    run_s = max(side["runtime"] for side in sides.values()) / 1000
+    found = figures_of(report)
+    run_s, requests = found["seconds"], found["requests"]
     share = run_s / (run_s + warmup_s)  # of the measured CPU time: the rest went into the warm-up
     cpu = {label: us * share / requests for label, us in used.items()}
     cpu["fio"] = 1e4 * (report["usr_cpu"] + report["sys_cpu"]) * report["job_runtime"] / 1000 / requests
-    each = {name: metrics_of(side) for name, side in sides.items()}
-    sample = {"seconds": run_s, "requests": requests, "cpu_us": cpu, "metrics": each.get("read") or each["write"],
-              "others_cores": max(0.0, (machine_us - own_us - sum(used.values())) / ((run_s + warmup_s) * 1e6))}
-    if len(each) == 2:
-        total = {key: each["read"][key] + each["write"][key] for key in ("iops", "mib_s")}
-        sample.update(each, metrics={**total, "lat_us": each["read"]["lat_us"]})
-    return sample
+    return {**found, "cpu_us": cpu,
+            "others_cores": max(0.0, (machine_us - own_us - sum(used.values())) / ((run_s + warmup_s) * 1e6))}
 
 
 def metric_of(sample, metric):

@@ -12,16 +12,19 @@ import configparser
 import json
 import os
 import queue
+import signal
 import subprocess
 import threading
 import time
 from statistics import mean
 
-from h2h import loads
+from h2h import beside, guests, loads
 from stacks import BenchError, die_with_parent, last_line, stop_process
 
 HERE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "scenarios")
 INTERVAL_S, START_S, WHOLE_S, TAIL_S, POLL_S = 0.5, 20, 90, 120, 0.1
+BESIDE = {**beside.BESIDE, "boot-storm": guests.boot_storm}
+AFTER_S = 3  # the load goes on for, once what happens beside it is over
 
 
 def parse(text, where):
@@ -103,6 +106,10 @@ class Validator:
         if self.thread.is_alive():
             raise BenchError("the validator hangs: some request was never answered")
 
+    def end_early(self):
+        """The load ends; then all blocks are checked, as ever."""
+        self.process.send_signal(signal.SIGTERM)
+
     def stop(self):
         stop_process(self.process)
 
@@ -133,8 +140,8 @@ def start_neighbour(session, scene, stack, seconds):
 
 
 def play(session, scene, stack, begin, events):
-    """The steps at their seconds; returns how long it took until all was whole, or None."""
-    whole_s, mended_at = None, None
+    """The steps at their seconds; returns how long it took until all was whole, or None, and what was done beside."""
+    whole_s, mended_at, done = None, None, None
     for second, (verb, *words) in scene["steps"]:
         time.sleep(max(0.0, begin + second - time.monotonic()))
         at = time.monotonic() - begin
@@ -151,11 +158,13 @@ def play(session, scene, stack, begin, events):
             other, _thread, _errors = start_neighbour(session, scene, stack, float(words[0]))
             events.append({"t_s": round(at, 3), "name": f"{other} is written at depth 32"})
             events.append({"t_s": round(at + float(words[0]), 3), "name": "the neighbour ends"})
+        elif verb in BESIDE:
+            done = BESIDE[verb](session, stack, beside.Clock(begin, events), words)
         else:
             stack.call(verb, *words)
             mended_at = at if verb == "mend" else mended_at
             events.append({"t_s": round(at, 3), "name": " ".join(words) if verb != "snapshot" else f"snapshot {words[0]}"})
-    return whole_s
+    return whole_s, done
 
 
 def is_whole(stack):
@@ -166,12 +175,13 @@ def is_whole(stack):
         return False
 
 
-def judge(scene, result, points, whole_s, trouble):
+def judge(scene, result, points, whole_s, trouble, done=None):
     """The result of a series; pure."""
     wanted = "whole" in [words[0] for _, words in scene["steps"]]
     rates = [p["ops"] / INTERVAL_S for p in points]
     deviation = 100 * abs(mean(rates) - scene["rate"]) / scene["rate"] if rates else None
-    told = {"deviation_percent": deviation, "rebuild_s": whole_s}
+    told = {"deviation_percent": deviation, "rebuild_s": whole_s,
+            **{key: value for key, value in (done or {}).items() if key not in ("marks", "text")}}
     if result:
         told.update(errors=result["errors"], longest_stall_ms=result["longest_stall_ms"], lost=result["lost"],
                     blocks_verified=result["verified"], longest_stall_at_s=result["longest_stall_at_s"])
@@ -189,38 +199,49 @@ def judge(scene, result, points, whole_s, trouble):
     ok = f"no I/O error, no lost block of {result['verified']} checked, {stall}" if result and not bad else ""
     if ok and whole_s is not None:
         ok += f", all copies in sync {whole_s:.1f} s after the node came back"
+    if ok and done:
+        ok = f"{done['text']}; the load beside it: {ok}"
     return {"verdict": "fail" if bad else "pass", **told, "text": "; ".join(bad) if bad else ok}
 
 
 def run_one(session, name, scene, stack, program):
     """One series record."""
-    events, whole_s, trouble, at = [], None, None, time.time()
+    events, whole_s, done, trouble, at = [], None, None, None, time.time()
     validator = Validator(program, stack, scene, journal_path(session, stack))
     try:
         begin = validator.started_at()
-        whole_s = play(session, scene, stack, begin, events)
+        whole_s, done = play(session, scene, stack, begin, events)
+        if done:
+            time.sleep(AFTER_S)
+            validator.end_early()
         validator.finish(scene["seconds"] + TAIL_S)
     except (BenchError, OSError) as e:
         trouble = str(e)
     finally:
         validator.stop()
         validator.thread.join(5)
-    result = judge(scene, validator.result, validator.points, whole_s, trouble)
+    result = judge(scene, validator.result, validator.points, whole_s, trouble, done)
     points = validator.points
     pick = lambda key: [p.get(key) for p in points]  # noqa: E731
     return {"scenario": name, "stack": stack.name, "round": 1, "at": at, "interval_s": INTERVAL_S,
             "rate_target_iops": scene["rate"], "t_s": pick("t_s"), "iops": [p["ops"] / INTERVAL_S for p in points],
             "lat_us_p50": pick("p50_us"), "lat_us_p99": pick("p99_us"), "lat_us_max": pick("max_us"),
-            "extra": {"stall_ms": pick("stall_ms")}, "events": events, "result": result}
+            "extra": {**beside.counted((done or {}).get("marks", {}), pick("t_s")), "stall_ms": pick("stall_ms")},
+            "events": events, "result": result}
 
 
 def lacks(scene, stack):
-    """Which program the stack has not; None if it can."""
+    """Why the stack can't, or None."""
     if stack.uri.startswith("file:"):
-        return "an NBD export"
-    verbs = {words[0] for _, words in scene["steps"]} - {"neighbour"}
+        return "the stack lacks an NBD export"
+    verbs = {"volume" if words[0] in BESIDE else words[0] for _, words in scene["steps"]} - {"neighbour"}
     missing = sorted(verb for verb in verbs if not stack.can(verb))
-    return missing[0] if missing else None
+    if missing == ["volume"] and os.path.exists(os.path.join(stack.folder, "no-volume")):
+        with open(os.path.join(stack.folder, "no-volume"), encoding="utf-8") as f:
+            return f"not supported: {f.read().strip()}"
+    if missing:
+        return f"the stack lacks {missing[0]}"
+    return guests.lacking() if any(words[0] == "boot-storm" for _, words in scene["steps"]) else None
 
 
 def count(session, names):
@@ -242,7 +263,7 @@ def run(session, names):
             missing = lacks(scene, stack)
             if missing:
                 session.results.append("series", scenario=name, stack=stack_name, round=1, at=time.time(), events=[],
-                                       result={"verdict": "not applicable", "text": f"the stack lacks {missing}"})
+                                       result={"verdict": "not applicable", "text": missing})
                 continue
             session.say(f"scenario {name}: {stack_name}")
             begin = time.monotonic()

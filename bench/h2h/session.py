@@ -29,7 +29,7 @@ class Session:
         self.reference, self.said = None, 0.0
         self.method = results.run()["method"]
         self.eta = plan.Eta({"up": 5, "fill": 6, "micro": self.method["seconds"] + self.method["warmup_s"] + 1.2,
-                             "macro": self.method["macro_seconds"] + 2.5, "mount": 3, "scene": 45, "budget": 6})
+                             "macro": self.method["macro_seconds"] + 2.5, "mount": 3, "scene": 45, "guest": 40, "budget": 6})
 
     # -- telling
 

@@ -7,14 +7,14 @@ full drive leaves no half page.
 import os
 import tempfile
 
-from . import drawing, page, questions, sections, sections_more
+from . import drawing, page, questions, section_guest, section_operations, sections, sections_more
 from .context import Context
 from .figures import compare, geometric_mean
 from .markup import element, join, short
 
 
 ORDER = [sections.summary, sections.trouble, sections.slowdown, sections.latency, sections.rate, sections.cpu, sections.layers,
-         sections_more.scenarios, sections_more.curves, sections_more.scale, sections_more.model, sections_more.stacks,
+         section_guest.guest, sections_more.scenarios, section_operations.operations, sections_more.curves, sections_more.scale, sections_more.model, sections_more.stacks,
          sections_more.machine]
 
 

@@ -31,7 +31,8 @@ def of_role(results, *roles):
 
 
 def storage_workloads(results):
-    return [w for w in results.workloads() if w.group != "control"]
+    """Those that the headline is about: not the controls, and not what a guest's processor dwarfs."""
+    return [w for w in results.workloads() if w.group not in ("control", "guest")]
 
 
 def listed(names):

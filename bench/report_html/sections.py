@@ -85,7 +85,7 @@ def slowdown(context):
     if not floor or not results.samples:
         return None
     parts, rows = [], []
-    for group, workloads in context.groups.items():
+    for group, workloads in [(g, w) for g, w in context.groups.items() if g != "guest"]:
         chosen = figures.slowdowns(results, workloads, context.drawn, floor)
         if not chosen:
             continue
@@ -110,7 +110,7 @@ def _has_sides(results, workload):
 
 def latency(context):
     results, groups, rows = context.results, [], []
-    for workload in [w for w in context.workloads() if w.group != "control"]:
+    for workload in [w for w in context.workloads() if w.group not in ("control", "guest")]:
         for side in ("read", "write") if _has_sides(results, workload) else ("metrics",):
             found = by_stack(context, lambda s, w=workload, part=side: figures.percentiles(results, w, s, part))
             if any(p for _, p, _ in found):

@@ -52,6 +52,7 @@ class Options:
     memory: str = "768M"
     cpus: int = 2
     counted: bool = False                         # one instruction, one nanosecond of the guest
+    kvm: bool = False                             # instead of emulation
     timeout_s: float = 300
     boot_timeout_s: float = 90
 
@@ -107,6 +108,8 @@ def processor(options):
     """Counted: QEMU's clock advances by a nanosecond with each instruction, and by nothing else but idle time, so that
     CPU times in the guest are counts. On one CPU: time passes for all of them. Without fast string instructions: each
     byte that they move would count as one instruction, without them it is one for eight bytes."""
+    if options.kvm:
+        return ["-accel", "kvm", "-cpu", "host", "-smp", str(options.cpus)]
     if not options.counted:
         return ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", str(options.cpus)]
     return ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max,la57=off,erms=off,fsrm=off",
@@ -177,7 +180,7 @@ class Machine:
         self.mark = f"\x1evm-end-{secrets.token_hex(8)}\x1e"
         self.sinks = {"out": on_out or write_to(sys.stdout), "err": on_err or write_to(sys.stderr)}
         self.boots = 0
-        self.status = self.started_at = self.qemu = None
+        self.status = self.started_at = self.qemu = self.launched_at = None
 
     def run(self):
         image = Image(lambda text: print(f"vm: {text}", file=sys.stderr, flush=True))
@@ -211,6 +214,7 @@ class Machine:
                 with open(os.path.join(work, "qemu.log"), "wb") as log:
                     self.qemu = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                                  preexec_fn=die_with_parent)
+                self.launched_at = self.launched_at or time.monotonic()
                 while not self._is_over():
                     if self.started_at is None and time.monotonic() - begin > self.options.boot_timeout_s:
                         return False
