@@ -16,29 +16,41 @@ import signal
 import subprocess
 import threading
 import time
-from statistics import mean
+from contextlib import nullcontext
+from statistics import mean, median
 
 from h2h import beside, guests, loads
+from h2h.fresh import Fresh
 from stacks import BenchError, die_with_parent, last_line, stop_process
 
 HERE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "scenarios")
-INTERVAL_S, START_S, WHOLE_S, TAIL_S, POLL_S = 0.5, 20, 90, 120, 0.1
+INTERVAL_S, START_S, WHOLE_S, TAIL_S, POLL_S = 0.5, 20, 90, 120, 0.25
 BESIDE = {**beside.BESIDE, "boot-storm": guests.boot_storm}
 AFTER_S = 3  # the load goes on for, once what happens beside it is over
+CONTROLLER = {"array": {"break": "the controller dies", "mend": "its partner has the address"},
+              "cluster": {"break": "kill -9 of the primary", "mend": "it is started again"}}
 
 
 def parse(text, where):
-    """One file: {"title", "stacks", "seconds", "rate", "steps": [(second, [verb, argument...])], "neighbours"}"""
+    """One file: {"title", "stacks", "seconds", "rate", "steps": [(second, [verb, argument...])], "neighbours", "assume", "fresh"}"""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(text)
         part = parser["scenario"]
         scene = {"title": part["title"], "stacks": part["stacks"].split(), "seconds": float(part["seconds"]),
-                 "rate": int(part["rate"]), "neighbours": dict(p.split(":") for p in part.get("neighbours", "").split())}
-        scene["steps"] = expand([line.split() for line in part["steps"].splitlines() if line.strip()], scene["seconds"])
+                 "rate": int(part["rate"]), "neighbours": dict(p.split(":") for p in part.get("neighbours", "").split()),
+                 "assume": {k: float(v) for k, v in (p.split("=") for p in part.get("assume", "").split())},
+                 "fresh": part["fresh"].split() if "fresh" in part else None}
+        lines = [line.split() for line in part["steps"].splitlines() if line.strip()]
+        scene["steps"] = expand([[second_of(at, scene["assume"]), *words] for at, *words in lines], scene["seconds"])
     except (configparser.Error, KeyError, ValueError, IndexError) as e:
         raise BenchError(f"{where}: {' '.join(str(e).split())}") from None
     return scene
+
+
+def second_of(text, assumed):
+    """`5` or, with `assume = takeover_s=5`, `5+takeover_s`."""
+    return sum(assumed[part] if part in assumed else float(part) for part in text.split("+"))
 
 
 def expand(lines, seconds):
@@ -146,11 +158,7 @@ def play(session, scene, stack, begin, events):
         time.sleep(max(0.0, begin + second - time.monotonic()))
         at = time.monotonic() - begin
         if verb == "whole":
-            deadline = time.monotonic() + WHOLE_S
-            while not is_whole(stack):
-                if time.monotonic() > deadline:
-                    raise BenchError(f"not whole {WHOLE_S} s after it was mended")
-                time.sleep(POLL_S)
+            await_whole(stack)
             at = time.monotonic() - begin
             whole_s = max(whole_s or 0.0, at - mended_at)
             events.append({"t_s": round(at, 3), "name": "all copies in sync"})
@@ -163,8 +171,14 @@ def play(session, scene, stack, begin, events):
         else:
             stack.call(verb, *words)
             mended_at = at if verb == "mend" else mended_at
-            events.append({"t_s": round(at, 3), "name": " ".join(words) if verb != "snapshot" else f"snapshot {words[0]}"})
+            events.append({"t_s": round(at, 3), "name": event_name(stack, verb, words)})
     return whole_s, done
+
+
+def event_name(stack, verb, words):
+    if words[:1] == ["controller"]:
+        return CONTROLLER["array" if stack.name.startswith("array") else "cluster"][verb]
+    return " ".join(words) if verb != "snapshot" else f"snapshot {words[0]}"
 
 
 def is_whole(stack):
@@ -175,11 +189,27 @@ def is_whole(stack):
         return False
 
 
+def await_whole(stack):
+    deadline = time.monotonic() + WHOLE_S
+    while not is_whole(stack):
+        if time.monotonic() > deadline:
+            raise BenchError(f"not whole after {WHOLE_S} s")
+        time.sleep(POLL_S)
+
+
+def before_and_during(points, events):
+    """Medians of the intervals' 99th percentiles: before the first event, and from it to the last; None if unknown."""
+    times = [event["t_s"] for event in events]
+    parts = [[p["p99_us"] for p in points if "p99_us" in p and fits(p["t_s"])]
+             for fits in (lambda t: t <= times[0], lambda t: times[0] < t <= times[-1] + INTERVAL_S)] if times else []
+    return [median(part) for part in parts] if parts and all(parts) else None
+
+
 def judge(scene, result, points, whole_s, trouble, done=None):
     """The result of a series; pure."""
     wanted = "whole" in [words[0] for _, words in scene["steps"]]
     rates = [p["ops"] / INTERVAL_S for p in points]
-    deviation = 100 * abs(mean(rates) - scene["rate"]) / scene["rate"] if rates else None
+    deviation = 100 * mean(abs(rate - scene["rate"]) for rate in rates) / scene["rate"] if rates else None
     told = {"deviation_percent": deviation, "rebuild_s": whole_s,
             **{key: value for key, value in (done or {}).items() if key not in ("marks", "text")}}
     if result:
@@ -204,7 +234,33 @@ def judge(scene, result, points, whole_s, trouble, done=None):
     return {"verdict": "fail" if bad else "pass", **told, "text": "; ".join(bad) if bad else ok}
 
 
-def run_one(session, name, scene, stack, program):
+def tell_more(scene, series, points, written_mib):
+    """What is assumed, how fast a rebuild was, how latency changed: into the result of a series that was sound."""
+    result, more = series["result"], []
+    if result["verdict"] != "pass":
+        return
+    if written_mib and result["rebuild_s"]:
+        result.update(rebuilt_mib=written_mib, rebuild_mib_s=written_mib / result["rebuild_s"])
+        more.append(f"{written_mib:.0f} MiB at {result['rebuild_mib_s']:.0f} MiB/s, start and discovery included")
+    latencies = before_and_during(points, series["events"])
+    if latencies:
+        result.update(p99_us_before=latencies[0], p99_us_during=latencies[1])
+        more.append(f"99th percentile {latencies[0]:.0f} us before, {latencies[1]:.0f} us from the first event to the last")
+    more += [f"assumed: {name} = {value:g}" for name, value in scene["assume"].items() if series["stack"].startswith("array")]
+    result["text"] = "; ".join([result["text"], *more])
+
+
+def on_its_stack(session, name, scene, stack, program):
+    """One series record; on a cluster of its own if the scenario wants one."""
+    with Fresh(session, stack, *scene["fresh"]) if scene["fresh"] else nullcontext() as fresh:
+        chosen = fresh.stack if fresh else stack
+        if chosen.can("whole"):
+            await_whole(chosen)  # the scenario before may have left work
+        session.settle([chosen])
+        return run_one(session, name, scene, chosen, program, fresh.written_mib if fresh else None)
+
+
+def run_one(session, name, scene, stack, program, written_mib=None):
     """One series record."""
     events, whole_s, done, trouble, at = [], None, None, None, time.time()
     validator = Validator(program, stack, scene, journal_path(session, stack))
@@ -223,11 +279,13 @@ def run_one(session, name, scene, stack, program):
     result = judge(scene, validator.result, validator.points, whole_s, trouble, done)
     points = validator.points
     pick = lambda key: [p.get(key) for p in points]  # noqa: E731
-    return {"scenario": name, "stack": stack.name, "round": 1, "at": at, "interval_s": INTERVAL_S,
-            "rate_target_iops": scene["rate"], "t_s": pick("t_s"), "iops": [p["ops"] / INTERVAL_S for p in points],
-            "lat_us_p50": pick("p50_us"), "lat_us_p99": pick("p99_us"), "lat_us_max": pick("max_us"),
-            "extra": {**beside.counted((done or {}).get("marks", {}), pick("t_s")), "stall_ms": pick("stall_ms")},
-            "events": events, "result": result}
+    series = {"scenario": name, "stack": stack.name, "round": 1, "at": at, "interval_s": INTERVAL_S,
+              "rate_target_iops": scene["rate"], "t_s": pick("t_s"), "iops": [p["ops"] / INTERVAL_S for p in points],
+              "lat_us_p50": pick("p50_us"), "lat_us_p99": pick("p99_us"), "lat_us_max": pick("max_us"),
+              "extra": {**beside.counted((done or {}).get("marks", {}), pick("t_s")), "stall_ms": pick("stall_ms")},
+              "events": events, "result": result}
+    tell_more(scene, series, points, written_mib)
+    return series
 
 
 def lacks(scene, stack):
@@ -267,7 +325,11 @@ def run(session, names):
                 continue
             session.say(f"scenario {name}: {stack_name}")
             begin = time.monotonic()
-            series = run_one(session, name, scene, stack, program)
+            try:
+                series = on_its_stack(session, name, scene, stack, program)
+            except (BenchError, OSError) as e:
+                series = {"scenario": name, "stack": stack_name, "round": 1, "at": time.time(), "events": [],
+                          "result": {"verdict": "fail", "text": str(e)}}
             session.results.append("series", **series)
             session.eta.finished("scene", time.monotonic() - begin)
             if series["result"]["verdict"] == "fail":

@@ -29,7 +29,7 @@ class Session:
         self.reference, self.said = None, 0.0
         self.method = results.run()["method"]
         self.eta = plan.Eta({"up": 5, "fill": 6, "micro": self.method["seconds"] + self.method["warmup_s"] + 1.2,
-                             "macro": self.method["macro_seconds"] + 2.5, "mount": 3, "scene": 45, "guest": 40, "budget": 6})
+                             "macro": self.method["macro_seconds"] + 2.5, "mount": 3, "scene": 45, "guest": 40, "budget": 28})
 
     # -- telling
 
@@ -123,11 +123,11 @@ class Session:
         except (BenchError, OSError) as e:
             self.give_up(stack.name, where, None, e)
 
-    def settle(self):
+    def settle(self, stacks=None):
         """Waits until no stack works in the background: what was just filled may still be merged."""
         deadline = time.monotonic() + SETTLE_S
         while time.monotonic() < deadline:
-            pids = {f"{s.name}/{label}": pid for s in self.ready() for label, pid in s.pids().items()}
+            pids = {f"{s.name}/{label}": pid for s in stacks or self.ready() for label, pid in s.pids().items()}
             meter = proc.CpuMeter(pids)
             time.sleep(0.5)
             busiest = max(meter.stop()[0].values(), default=0) / 0.5e6

@@ -116,6 +116,8 @@ class Stack:
 
 def sweep(directory):
     """Ends what a run that was killed outright left behind in its directory."""
+    if os.path.isdir(os.path.join(directory, "fresh")):
+        sweep(os.path.join(directory, "fresh"))
     try:
         with open(os.path.join(directory, "site.json"), encoding="utf-8") as f:
             environment = json.load(f)

@@ -49,6 +49,7 @@ volume_up() { # REPLICAS HOME local|remote
     cluster_up
     touch "$ASHLAR_DIR/user-$VOLUME"
     conf_of "$3" >"$H2H_DIR/conf"
+    echo "$2" >"$H2H_DIR/home"
     "$ASHLAR" --cluster "$(conf_of local)" volume create "$VOLUME" "$H2H_SIZE" --replicas "$1" --home "$2" >/dev/null
     "$ASHLAR" --cluster "$(conf_of "$3")" attach "$VOLUME" --socket "$H2H_DIR/nbd.sock" --json >"$H2H_DIR/attach.json"
     pid=$(pgrep -o -f "^nbdkit.*$H2H_DIR/nbd.sock") || die "the attachment has no nbdkit"
@@ -113,10 +114,19 @@ volume_facts() { # TITLE REPLICAS PATH NOTE
 JSON
 }
 
+replace_drive() { # NODE: it dies and gets an empty store
+    local store=$ASHLAR_DIR/node$1/store
+    "$LOCAL" kill --dir "$ASHLAR_DIR" --node "$1" >/dev/null
+    rm -rf "$store"
+    "$ASHLAR_BUILD/bin/ashlard" store format "$store" --size "$H2H_STORE" --node "$1" --cluster local >/dev/null
+}
+
 cluster_break() {
     case $1 in
     kill) "$LOCAL" kill --dir "$ASHLAR_DIR" --node "$2" >/dev/null ;;
     stop) "$LOCAL" stop --dir "$ASHLAR_DIR" --node "$2" >/dev/null ;;
+    controller) "$LOCAL" kill --dir "$ASHLAR_DIR" --node "$(cat "$H2H_DIR/home")" >/dev/null ;;
+    wipe) replace_drive "$2" ;;
     power-off) "$LOCAL" kill --dir "$ASHLAR_DIR" >/dev/null ;;
     *) die "break: $1?" ;;
     esac
@@ -125,6 +135,7 @@ cluster_break() {
 cluster_mend() {
     case $1 in
     start) "$LOCAL" start --dir "$ASHLAR_DIR" --node "$2" >/dev/null ;;
+    controller) "$LOCAL" start --dir "$ASHLAR_DIR" --node "$(cat "$H2H_DIR/home")" >/dev/null ;;
     power-on) "$LOCAL" start --dir "$ASHLAR_DIR" >/dev/null ;;
     *) die "mend: $1?" ;;
     esac
