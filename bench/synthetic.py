@@ -83,7 +83,7 @@ def series(dice, stack, stall_ms, fails=False):
             "lat_us_p50": latency, "lat_us_p99": [us * 2.5 for us in latency], "lat_us_max": [us * 6 for us in latency],
             "events": [{"t_s": 10.0, "name": "kill -9 node 2"}, {"t_s": 20.0, "name": "node 2 starts again"}],
             "result": {"verdict": "fail" if fails else "pass", "deviation_percent": 0.9, "errors": 3 if fails else 0, "lost": 0, "longest_stall_ms": stall_ms,
-                       "rebuild_s": 20.5, "blocks_verified": 262144, "text": "made up"}}
+                       "rebuild_s": 20.5, "rebuild_mib_s": 77.0, "p99_us_before": 910.0, "p99_us_during": 1820.0, "blocks_verified": 262144, "text": "made up"}}
 
 
 def clones(dice, stack, ready_s):
@@ -101,7 +101,7 @@ def budgets():
     totals = {"array-iscsi": 318.0, "ashlar-x3": 264.0, "local-raw": 134.0}
     return [{"kind": "budget", "stack": s, "workload": "randwrite-qd1", "total_us": totals[s], "statistic": "mean",
              "layers": [{"name": n, "us": us, "how": "measured"} for n, us in parts], "sum_us": sum(us for _, us in parts),
-             "off_percent": 5.0, "adds_up": True} for s, parts in scale.items()]
+             "off_percent": 5.0, "adds_up": True, "cpu_us": {"fio": 21.0}} for s, parts in scale.items()]
 
 
 def records(rounds=3, seed=1):

@@ -13,7 +13,7 @@ import types
 import unittest
 from unittest import mock
 
-from h2h import answers, beside, budget, flushcheck, guests, loads, plan, preflight, records, scenes, session, stackdir
+from h2h import answers, beside, budget, flushcheck, guests, loads, plan, preflight, records, scenes, session, stackdir, stamps
 import schema
 from stacks import BenchError
 
@@ -113,8 +113,64 @@ class Checks(unittest.TestCase):
         self.assertTrue(budget.record(100, parts)["adds_up"])
         self.assertFalse(budget.record(110, parts)["adds_up"])
         stages = {"total": 90.0, "gateway": 10.0, "primary": 80.0, "network": 60.0, "drive": 40.0}
-        layers = budget.ashlar_layers(stages, 30.0, 7.0, 5.0)
+        layers = budget.ashlar_layers(stages, 30.0, 7.0, 5.0, ("measured", ""))
         self.assertAlmostEqual(sum(part["us"] for part in layers), 30 + 7 + 5 + 10 + 80)
+        layers = budget.ashlar_layers(stages, 30.0, None, 5.0, ("measured", ""))
+        self.assertAlmostEqual(sum(part["us"] for part in layers), 30 + 5 + 10 + 80)
+
+    def test_the_layers_of_an_ashlar_write_are_each_counted_once(self):
+        seen = budget.Seen()
+        for name, us in (("nbd", 40.0), ("hop", 36.0), ("x1 inside", 130.0), ("x1 there", 3.0), ("x1 back", 2.0)):
+            seen.add(name, us)
+        stages = {"x1": {"total": 100.0, "gateway": 1.0, "primary": 99.0, "network": 0.0, "drive": 97.0}}
+        layers = budget.of_ashlar(types.SimpleNamespace(name="x1"), seen, stages)
+        self.assertAlmostEqual(sum(part["us"] for part in layers), 40 + 3 + 130 + 2)
+
+    def test_only_whole_requests_of_the_trace_are_paired(self):
+        line = "  nbdkit-77 [001] ..... {:.6f}: {}: (0x7f01)\n"
+        one = [(0.000010, "call"), (0.000013, "submit"), (0.000113, "done"), (0.000117, "return")]
+        lines = ["# tracer: nop\n", *[line.format(i + at, name) for i in range(100) for at, name in one]]
+        lines[5:5] = [line.format(0.5, "call"), line.format(0.6, "done"), line.format(0.7, "other")]
+        found = stamps.spans(lines)
+        self.assertEqual([round(found[k]) for k in ("there", "inside", "back", "count")], [3, 100, 4, 100])
+        with self.assertRaises(BenchError):
+            stamps.spans(lines[:100])
+
+    def test_symbols_are_found_where_the_file_has_them(self):
+        library = os.path.join(self.build(), "lib", "libashlar.so")
+        if not os.path.exists(library):
+            self.skipTest("libashlar.so is not built")
+        found = stamps.symbols(library, {"ashlar_write", "ashlar_read"})
+        self.assertTrue(all(0 < at < os.path.getsize(library) for at in found.values()))
+        with self.assertRaises(BenchError):
+            stamps.symbols(library, {"there_is_none"})
+        with self.assertRaises(BenchError):
+            stamps.symbols(os.path.abspath(__file__), {"ashlar_write"})
+
+    @staticmethod
+    def build():
+        return os.environ.get("ASHLAR_BUILD") or os.path.join(os.path.dirname(os.path.dirname(PROGRAM)), "build")
+
+    def test_an_assumed_time_is_part_of_a_step_and_told(self):
+        scene = scenes.parse("[scenario]\ntitle = t\nstacks = bare\nseconds = 9\nrate = 100\nassume = takeover_s=3\nsteps =\n"
+                             "  2+takeover_s mend controller\n  2 break controller\n", "f")
+        self.assertEqual([at for at, _ in scene["steps"]], [2.0, 5.0])
+        points = [{"t_s": t / 2, "ops": 50, "p99_us": 900 if 2 < t / 2 <= 5 else 100} for t in range(1, 19)]
+        good = {"errors": 0, "lost": 0, "hung": False, "disconnected": False, "longest_stall_ms": 5.0, "first_error": "",
+                "verified": 9, "longest_stall_at_s": 1.0}
+        series = {"stack": "array-iscsi", "events": [{"t_s": 2.0}, {"t_s": 5.0}], "result": scenes.judge(scene, good, points, None, None)}
+        scenes.tell_more(scene, series, points, None)
+        self.assertIn("assumed: takeover_s = 3", series["result"]["text"])
+        self.assertEqual((series["result"]["p99_us_before"], series["result"]["p99_us_during"]), (100, 900))
+
+    def test_a_rebuild_has_a_rate_and_a_stall_deviates(self):
+        scene = {"steps": [(1, ["whole"])], "rate": 100, "assume": {}}
+        good = {"errors": 0, "lost": 0, "hung": False, "disconnected": False, "longest_stall_ms": 5.0, "first_error": "",
+                "verified": 9, "longest_stall_at_s": 1.0}
+        points = [{"t_s": 0.5, "ops": 0}, {"t_s": 1.0, "ops": 100}]
+        series = {"stack": "ashlar-x3", "events": [], "result": scenes.judge(scene, good, points, 4.0, None)}
+        scenes.tell_more(scene, series, points, 512)
+        self.assertEqual((series["result"]["rebuild_mib_s"], series["result"]["deviation_percent"]), (128.0, 100.0))
 
     def test_a_scenario_passes_only_without_errors_losses_and_when_whole(self):
         scene = {"steps": [(1, ["whole"])], "rate": 100}

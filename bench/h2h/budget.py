@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the time of one 4 KiB write goes, at depth 1: layers measured apart, and whether they add up to the whole.
 
-Happy path:
-- the whole: fio's mean on the stack; the drive with its file system: fio's mean on the bare file, minutes apart at most;
-- foreign stacks: the same path with its file in RAM (the stack's program `hollow`), then the drive;
-- Ashlar: the stages that the gateway stamps into every answer (`ashlar node info --json`), the NBD server over no storage,
-  and one hop between plugin and daemon.
+Happy path: in turns (A B C A B C ...), so that drift of the machine hits parts and wholes alike,
+- the whole: fio's mean on the stack; the drive with its file system: fio's mean on the bare file;
+- foreign stacks: the same path with no storage at its end (the stack's program `hollow`), then the drive;
+- Ceph: the primary's own counters (the stack's program `stages`);
+- Ashlar: the stages that the gateway stamps into every answer (`ashlar node info --json`), probes in the client library
+  (stamps), and the NBD server over no storage.
 What is left is named "unexplained" and is no layer: the sum is of what was measured.
 
 Failure modes: a stack without means to look inside gets one layer for what can't be told apart; an error is a failure
@@ -16,10 +17,14 @@ import os
 import subprocess
 import time
 
-from h2h import hops, loads
+from contextlib import ExitStack
+from statistics import mean
+
+from h2h import hops, loads, stamps
 from stacks import BenchError, NbdkitNull
 
-WORKLOAD, SECONDS, WARMUP_S, SHARE_OFF = "randwrite-qd1", 2, 0.3, 10.0
+WORKLOAD, SECONDS, WARMUP_S, SHARE_OFF = "randwrite-qd1", 1, 0.3, 10.0
+TURNS, TURNS_QUICK = 5, 3
 STAGES = ("total", "gateway", "primary", "network", "drive")
 STATS_DEADLINE_S = 5
 
@@ -34,9 +39,24 @@ class Target:
         return {}
 
 
-def mean_us(session, target):
-    sample = loads.run(target, {"name": WORKLOAD}, {"seconds": SECONDS, "warmup_s": WARMUP_S}, session.work_dir)
-    return sample["metrics"]["lat_us"]["mean"]
+def sample_of(session, target):
+    return loads.run(target, {"name": WORKLOAD}, {"seconds": SECONDS, "warmup_s": WARMUP_S}, session.work_dir)
+
+
+class Seen:
+    """Figures by name; each is the mean of its turns."""
+
+    def __init__(self):
+        self.lists = {}
+
+    def add(self, name, us):
+        self.lists.setdefault(name, []).append(us)
+
+    def __contains__(self, name):
+        return name in self.lists
+
+    def __getitem__(self, name):
+        return mean(self.lists[name])
 
 
 def layer(name, us, how, note=""):
@@ -51,13 +71,14 @@ def record(total_us, layers):
             "sum_us": round(sum_us, 1), "off_percent": round(off, 1), "adds_up": abs(off) <= SHARE_OFF}
 
 
-def ashlar_layers(stages, nbd_us, threads_us, hop_us):
+def ashlar_layers(stages, nbd_us, plugin_us, hop_us, how):
     """From the means of the stages; drive and backups run side by side, so only what is beyond the drive counts."""
     inside = max(stages["drive"], stages["network"])
+    plugin = [] if plugin_us is None else [
+        layer("plugin, into the client and back", plugin_us, "measured", "probed: call to submit, completion to return")]
     return [
-        layer("load, NBD socket, nbdkit", nbd_us, "measured", "mean of the same load on nbdkit's null plugin"),
-        layer("nbdkit's worker to the plugin's loop and back", threads_us, "measured", "two hand-overs by eventfd"),
-        layer("plugin to daemon and back", hop_us, "measured", "4 KiB over a unix socket to another process and an answer"),
+        layer("load, NBD socket, nbdkit", nbd_us, "measured", "mean of the same load on nbdkit's null plugin"), *plugin,
+        layer("client to daemon and back", hop_us, *how),
         layer("gateway", stages["gateway"], "measured", "stamped; the way to the primary is in it where that is another node"),
         layer("primary, before and after", max(0.0, stages["primary"] - inside), "measured", "stamped: primary less the next two"),
         layer("drive of the primary", stages["drive"], "measured", "stamped"),
@@ -106,6 +127,16 @@ class Stages:
             time.sleep(1.2)
         raise BenchError("the daemons' counters do not come to rest")
 
+    @staticmethod
+    def means(before, after):
+        found = {}
+        for stage in STAGES:
+            count = after[stage][0] - before[stage][0]
+            if count <= 0:
+                raise BenchError("the gateway stamped no write")
+            found[stage] = (after[stage][1] - before[stage][1]) / count / 1000
+        return found
+
 
 def find_volumes(answer):
     """The list "volumes" wherever `node info --json` has it."""
@@ -119,68 +150,156 @@ def find_volumes(answer):
     return []
 
 
-def stage_means(before, after):
-    means = {}
-    for stage in STAGES:
-        count = after[stage][0] - before[stage][0]
-        if count <= 0:
-            raise BenchError("the gateway stamped no write")
-        means[stage] = (after[stage][1] - before[stage][1]) / count / 1000
-    return means
-
-
-def of_ashlar(session, stack, parts):
-    stages = Stages(session, stack)
-    before = stages.settled()
-    total = mean_us(session, stack)
-    means = stage_means(before, stages.settled())
-    return record(total, ashlar_layers(means, parts["nbd"], parts["threads"], parts["hop"]))
-
-
-def of_hollow(session, stack, parts):
-    """The same path with its file in RAM, then the drive."""
-    try:
-        uri = stack.call("hollow", "up").splitlines()[-1]
-        path_us = mean_us(session, Target("hollow", uri, stack.size_bytes))
-    finally:
-        stack.call("hollow", "down")
-    total = mean_us(session, stack)
-    what = "the same load with the file in RAM"
-    if stack.name == "local-raw":
-        parts["qemu"] = path_us
-        layers = [layer("load, NBD socket, QEMU", path_us, "measured", what)]
+def of_ashlar(stack, seen, stages):
+    means = stages[stack.name]
+    if f"{stack.name} inside" in seen:
+        plugin_us = seen[f"{stack.name} there"] + seen[f"{stack.name} back"]
+        hop_us, how = seen[f"{stack.name} inside"] - means["total"], ("difference", "probed: submit to completion, less what the gateway stamped")
     else:
-        layers = [layer("load, NBD socket, QEMU", parts["qemu"], "measured", "of local-raw with its file in RAM")]
-        link_us = parts["link"] if stack.name.startswith("array") else 0.0
-        if link_us:
-            layers.append(layer("link", link_us, "measured", "4 KiB to a process behind such a link and an answer"))
-        name = "initiator and target" if link_us else "image format"
-        layers.append(layer(name, path_us - parts["qemu"] - link_us, "difference", f"{path_us:.0f} us for {what}, less the above"))
-    layers.append(layer("file system and drive", parts["bare"], "measured", "mean of the same load on the bare file"))
-    return record(total, layers)
+        plugin_us, hop_us, how = None, seen["hop"], ("measured", "apart: 4 KiB over a unix socket to another process and an answer")
+    return ashlar_layers(means, seen["nbd"], plugin_us, hop_us, how)
 
 
-def of_outside(session, stack, parts):
+def of_hollow(stack, seen):
+    """The same path without storage, then the drive."""
+    path_us, layers = seen[f"{stack.name} hollow"], [layer("load, NBD socket, QEMU", seen["qemu"], "measured", "local-raw with no storage below")]
+    link_us = seen["link"] if stack.name.startswith("array") else 0.0
+    if link_us:
+        layers.append(layer("link", link_us, "measured", "4 KiB to a process behind such a link and an answer"))
+    if stack.name != "local-raw":
+        name = "NFS client, filer, QCOW2" if "nfs" in stack.name else "initiator and target" if link_us else "image format"
+        layers.append(layer(name, path_us - seen["qemu"] - link_us, "difference",
+                            f"{path_us:.0f} us for the same load with no storage at its end, less the above"))
+    if "nfs" in stack.name:  # the drive is not on the way of a write: the filer answers from RAM
+        return layers
+    return [*layers, layer("file system and drive", seen["bare"], "measured", "mean of the same load on the bare file")]
+
+
+def of_stages(stack, seen, stages):
+    """A stack that tells what it spent: {name: {"us", "note"}} in the order of the way."""
+    known = [layer("load, NBD socket, QEMU", seen["qemu"], "measured", "local-raw with no storage below"),
+             layer("link", seen["link"], "measured", "4 KiB to a process behind such a link and an answer")]
+    return [*known, *[layer(name, us, "measured", "told by the stack's own counters") for name, us in stages[stack.name].items()]]
+
+
+def of_outside(stack, seen, total_us):
     """Nothing can be taken out of it: what is not path, link or drive is one layer."""
-    total = mean_us(session, stack)
-    known = [layer("load, NBD socket, QEMU", parts["qemu"], "measured", "of local-raw with its file in RAM")]
-    if stack.name.startswith("array"):
-        known.append(layer("link", parts["link"], "measured", "4 KiB to a process behind such a link and an answer"))
-    rest = total - sum(part["us"] for part in known)
-    what = "NFS client, filer, QCOW2 (the filer answers from RAM)" if "nfs" in stack.name else "QCOW2, file system and drive"
-    return record(total, [*known, layer(what, max(0.0, rest), "difference", "what is left: not told apart from outside")])
+    known = [layer("load, NBD socket, QEMU", seen["qemu"], "measured", "local-raw with no storage below")]
+    return [*known, layer("all behind it", max(0.0, total_us - seen["qemu"]), "difference", "what is left: not told apart from outside")]
 
 
-def common_parts(session):
-    """What every budget is made of, measured once."""
-    null = NbdkitNull("nbdkit-null", session.work_dir, session.method["size_bytes"])
-    try:
+class Counters:
+    """What a stack's program `stages` prints, sums and counts by name: {"drive": {"count", "sum_us"}}."""
+
+    def __init__(self, stack):
+        self.stack = stack
+
+    def settled(self):
+        try:
+            return {name: (c["count"], c["sum_us"]) for name, c in json.loads(self.stack.call("stages")).items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BenchError("its program 'stages' prints no counters") from None
+
+    @staticmethod
+    def means(before, after):
+        found = {}
+        for name, (count, sum_us) in after.items():
+            more = count - before[name][0]
+            if more <= 0:
+                raise BenchError(f"it counted no write as '{name}'")
+            found[name] = (sum_us - before[name][1]) / more
+        return found
+
+
+class Round:
+    """All that is up for the budget; failures take a stack out of it."""
+
+    def __init__(self, session, stacks, closing):
+        self.session, self.closing, self.seen = session, closing, Seen()
+        self.stacks, self.hollow, self.counters, self.before, self.cpu = list(stacks), {}, {}, {}, {}
+        self.probes = None
+
+    def drop(self, stack, error):
+        self.stacks.remove(stack)
+        self.session.fail(stack.name, "budget", None, error)
+
+    def start(self):
+        null = NbdkitNull("nbdkit-null", self.session.work_dir, self.session.method["size_bytes"])
+        self.closing.callback(null.stop)
         null.start()
-        nbd_us = mean_us(session, Target("nbdkit-null", null.uri, null.size_bytes))
-    finally:
-        null.stop()
-    return {"nbd": nbd_us, "bare": mean_us(session, session.stacks["bare"]), "hop": hops.unix_us(session.work_dir), "threads": hops.threads_us(),
-            "link": hops.link_us(session.method["link_rate"])}
+        self.null = Target("nbdkit-null", null.uri, null.size_bytes)
+        for stack in list(self.stacks):
+            try:
+                self._prepare(stack)
+            except (BenchError, OSError) as e:
+                self.drop(stack, e)
+        try:
+            library = os.path.join(self.session.build, "lib", "libashlar.so")
+            if any(s.name.startswith("ashlar") for s in self.stacks):
+                self.probes = self.closing.enter_context(stamps.Stamps(library))
+        except (BenchError, OSError) as e:
+            self.session.line(f"bench/headtohead: budget: {e}; the way to the daemon is measured apart")
+
+    def _prepare(self, stack):
+        if stack.can("hollow"):
+            self.closing.callback(self._close_hollow, stack)
+            uri = stack.call("hollow", "up").splitlines()[-1]
+            self.hollow[stack.name] = Target(f"{stack.name} hollow", uri, stack.size_bytes)
+        if stack.name.startswith("ashlar") or stack.can("stages"):
+            self.counters[stack.name] = Stages(self.session, stack) if stack.name.startswith("ashlar") else Counters(stack)
+            self.before[stack.name] = self.counters[stack.name].settled()
+
+    def _close_hollow(self, stack):
+        try:
+            stack.call("hollow", "down")
+        except (BenchError, OSError) as e:
+            self.session.fail(stack.name, "down", "hollow", e)
+
+    def turn(self):
+        self.seen.add("nbd", self.mean_us(self.null))
+        self.seen.add("bare", self.mean_us(self.session.stacks["bare"]))
+        self.seen.add("hop", hops.unix_us(self.session.work_dir))
+        self.seen.add("link", hops.link_us(self.session.method["link_rate"]))
+        for stack in list(self.stacks):
+            try:
+                self._measure(stack)
+            except (BenchError, OSError) as e:
+                self.drop(stack, e)
+
+    def mean_us(self, target):
+        return sample_of(self.session, target)["metrics"]["lat_us"]["mean"]
+
+    def _measure(self, stack):
+        if stack.name in self.hollow:
+            us = self.mean_us(self.hollow[stack.name])
+            self.seen.add(f"{stack.name} hollow", us)
+            if stack.name == "local-raw":
+                self.seen.add("qemu", us)
+        if self.probes:
+            self.probes.clear()
+        sample = sample_of(self.session, stack)
+        self.seen.add(stack.name, sample["metrics"]["lat_us"]["mean"])
+        for label, us in sample["cpu_us"].items():
+            self.cpu.setdefault(stack.name, Seen()).add(label, us)
+        if self.probes and stack.name.startswith("ashlar"):
+            for name, us in self.probes.spans().items():
+                self.seen.add(f"{stack.name} {name}", us)
+
+    def conclude(self, stack):
+        total_us, stages = self.seen[stack.name], {}
+        if stack.name in self.counters:
+            counters = self.counters[stack.name]
+            stages[stack.name] = counters.means(self.before[stack.name], counters.settled())
+        if stack.name.startswith("ashlar"):
+            layers = of_ashlar(stack, self.seen, stages)
+        elif "qemu" not in self.seen:
+            return None  # QEMU's own share is measured on local-raw, which is not in this run
+        elif stack.name in self.hollow:
+            layers = of_hollow(stack, self.seen)
+        else:
+            layers = of_stages(stack, self.seen, stages) if stages else of_outside(stack, self.seen, total_us)
+        cpu = self.cpu[stack.name]
+        return {**record(total_us, layers), "cpu_us": {label: cpu[label] for label in cpu.lists}}
 
 
 def run(session):
@@ -188,23 +307,26 @@ def run(session):
               not session.results.of("budget", stack=s.name)]
     if not wanted or "bare" not in session.stacks:
         return
-    session.eta.add("budget", len(wanted) + 1)
-    session.say("where the time goes: the parts")
-    try:
-        parts = common_parts(session)
-    except (BenchError, OSError) as e:
-        session.fail("all", "budget", None, e)
-        return
-    session.eta.finished("budget", 8)
-    # local-raw comes first: the other QEMU stacks use its path without a drive.
-    for stack in sorted(wanted, key=lambda s: s.name != "local-raw"):
-        session.say(f"where the time goes: {stack.name}")
-        begin = time.monotonic()
+    turns = TURNS_QUICK if session.options.quick else TURNS
+    session.eta.add("budget", turns)
+    with ExitStack() as closing:
+        # local-raw comes first: the other QEMU stacks use its path without a drive.
+        round_ = Round(session, sorted(wanted, key=lambda s: s.name != "local-raw"), closing)
         try:
-            kind = of_ashlar if stack.name.startswith("ashlar") else of_hollow if stack.can("hollow") else of_outside
-            if kind is not of_ashlar and "qemu" not in parts and stack.name != "local-raw":
-                continue  # QEMU's own share is measured on local-raw, which is not in this run
-            session.results.append("budget", stack=stack.name, **kind(session, stack, parts))
-        except (BenchError, OSError, KeyError) as e:
-            session.fail(stack.name, "budget", None, e)
-        session.eta.finished("budget", time.monotonic() - begin)
+            session.say("where the time goes: the parts")
+            round_.start()
+            for number in range(1, turns + 1):
+                session.say(f"where the time goes, turn {number} of {turns}")
+                begin = time.monotonic()
+                round_.turn()
+                session.eta.finished("budget", time.monotonic() - begin)
+        except (BenchError, OSError) as e:
+            session.fail("all", "budget", None, e)
+            return
+        for stack in list(round_.stacks):
+            try:
+                found = round_.conclude(stack)
+                if found:
+                    session.results.append("budget", stack=stack.name, **found)
+            except (BenchError, OSError, KeyError) as e:
+                session.fail(stack.name, "budget", None, e)

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cost of one hop: a request of 4 KiB to another process and its short answer, without any storage.
 
-Happy path: threads_us() by eventfd alone, unix_us() over a unix socket, link_us() over a veth pair shaped like all links of the run; medians. Both ends
-are Python: some microseconds are its own. Failure modes: BenchError; the namespace is removed on every way out.
+Happy path: unix_us() over a unix socket, link_us() over a veth pair shaped like all links of the run; medians. Both ends are
+Python: some microseconds are its own. Failure modes: BenchError; the namespace is removed on every way out.
 """
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
@@ -63,33 +62,6 @@ def against_echo(prefix, family, address):
                 return ping(s)
         finally:
             echo.kill()
-
-
-def threads_us():
-    """Two hand-overs: wake another process by an eventfd, be woken by it."""
-    there, back = os.eventfd(0), os.eventfd(0)
-    child = os.fork()
-    if child == 0:
-        try:
-            die_with_parent()
-            while True:
-                os.eventfd_read(there)
-                os.eventfd_write(back, 1)
-        finally:
-            os._exit(0)
-    try:
-        spans = []
-        for _ in range(ROUNDS):
-            begin = time.perf_counter()
-            os.eventfd_write(there, 1)
-            os.eventfd_read(back)
-            spans.append(1e6 * (time.perf_counter() - begin))
-        return median(spans)
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        os.close(there)
-        os.close(back)
 
 
 def unix_us(work_dir):

@@ -146,6 +146,7 @@ class Budget:
     layers: list   # of {"name", "us", "how", "note"}
     sum_us: float
     rest_us: float
+    cpu_us: dict   # by process
 
     @property
     def off_percent(self):
@@ -166,7 +167,8 @@ def budgets(results):
             continue
         summed = sum(layer["us"] for layer in layers)
         found[record["workload"], record["stack"]] = Budget(
-            record["stack"], record["workload"], record.get("statistic") or "mean", total, layers, summed, total - summed)
+            record["stack"], record["workload"], record.get("statistic") or "mean", total, layers, summed, total - summed,
+            record.get("cpu_us") or {})
     return list(found.values())
 
 

@@ -186,9 +186,11 @@ def layers(context):
     drawing = bars.stacked(list(groups.items()), colours, "Where the time of one I/O goes",
                            "Layers from the guest's side to the drive and back; hatched: what no layer explains.", "not explained")
     heads = ["stack", "workload", "layer", "µs#", "% of total#", "how", "note"]
+    cpu = [[b.stack, b.workload, name, number(us)] for b in found for name, us in b.cpu_us.items()]
     return Section("layers", "Layers", join(
         heading("Where the time of one I/O goes",
                 f"Layers of the {short(found[0].statistic)} latency. The line at the end of a bar is the total as measured from "
                 "outside; hatched is what the layers leave unexplained, and 'over' says that they claim more than there was."),
         context.draw("layers", drawing, context.how(dict.fromkeys(b.workload for b in found))),
-        table("Budget of one I/O", heads, [row for b in found for row in _budget_rows(b)])))
+        table("Budget of one I/O", heads, [row for b in found for row in _budget_rows(b)]),
+        table("Processor time of the same I/O", ["stack", "workload", "process", "CPU µs#"], cpu) if cpu else None))

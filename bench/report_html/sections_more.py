@@ -13,7 +13,8 @@ MODELS_MAX, COLUMNS_MAX = 20, 20
 
 def _scenario_row(title, stack, record):
     r = record.get("result") or {}
-    figures_of = ("longest_stall_ms", "errors", "lost", "deviation_percent", "rebuild_s", "blocks_verified")
+    figures_of = ("longest_stall_ms", "errors", "lost", "deviation_percent", "rebuild_s", "rebuild_mib_s",
+                  "p99_us_before", "p99_us_during", "blocks_verified")
     return [title, stack, r.get("verdict") or "–", *[number(r.get(name)) for name in figures_of], long(r.get("text") or "")]
 
 
@@ -32,7 +33,7 @@ def scenarios(context):
         parts.append(context.draw(f"scenario-{i}-{file_part(name)}", drawing, context.how(scenarios=[name])))
         rows += [_scenario_row(title, stack, record) for stack, record in of_stacks.items()]
     heads = ["scenario", "stack", "verdict", "longest stall ms#", "I/O errors#", "lost#", "% off the rate#", "rebuild s#",
-             "blocks verified#", "in words"]
+             "rebuild MiB/s#", "p99 µs before#", "p99 µs meanwhile#", "blocks verified#", "in words"]
     return Section("scenarios", "Scenarios", join(
         heading("Scenarios over time",
                 "A load at a fixed rate while something happens. Above: completed requests a second, with the target dotted; "
