@@ -100,10 +100,10 @@ static bool conflicts(const struct piece *a, const struct piece *b)
     assert(a != b);
     if (a->chunk_index != b->chunk_index || (!piece_writes(a) && !piece_writes(b)))
         return false;
-    if (piece_writes(a) && piece_writes(b) && a->generation != b->generation)
-        return true;
     if (a->kind == PIECE_WRITE && b->kind == PIECE_WRITE && MUTANT(store_does_not_order))
         return false;
+    if (piece_writes(a) && piece_writes(b) && a->generation != b->generation)
+        return true;
     return a->lock_first < b->lock_first + b->lock_count && b->lock_first < a->lock_first + a->lock_count;
 }
 

@@ -6,11 +6,13 @@
  *   long after the step above; `next` is an `on` that counts from there.
  * - who: a number, or by the map's first volume, first shard: primary, backup, backup2, out (a member that is not in sync), other (no
  *   member), gateway (through which the session entered), far, far2 (members in sync that are not it), all; self: the node that logged
- *   the line; guest: the first guest's host; authority: the stand-in for the control plane; or a name that `call` gave.
+ *   the line; guest: the first guest's host; authority: the stand-in for the control plane, leader: who leads the shipped one; or a name
+ *   that `call` gave.
  * - actions: crash WHO MS, power WHO MS (back after MS), pause WHO MS, stop WHO, cut WHO WHO MS, isolate WHO MS, deaf WHO MS (isolated, but not
  *   from the control plane), reset WHO WHO, slowlink WHO WHO EXTRA_MS MS, slowdrive WHO EXTRA_MS MS, slowflush WHO TAKES_MS MS, hang WHO MS,
  *   eio WHO N, drop WHO N, rot WHO N, clock WHO MS, failover, guestcrash, quiet (the guest begins nothing more), move WHO (the primary
  *   role), keep WHO / lose WHO (what power loss does to the unflushed), forget WHO (it keeps the drive's, and loses the kv's), call WHO NAME.
+ * - with operators: one of their tasks, at once (snapshot, rollback, ...); readsnapshots: each is read from its beginning to its end.
  * - operations: write, fua, read, trim BLOCK COUNT, flush; peek WHO BLOCK: a read by somebody whose map is old (workload_hand.h).
  * Failure: an action or a name that is not understood is a failure of the run, and so is a step that was not reached before faults end.
  */
@@ -131,6 +133,8 @@ static int who(const struct armed *a, const char *word)
         return sim_guest_node(sim, 0);
     if (strcmp(word, "authority") == 0)
         return 0;
+    if (strcmp(word, "leader") == 0)
+        return plane_leader(sim->plane) > 0 ? plane_leader(sim->plane) : -1;
     if (strcmp(word, "gateway") == 0)
         return gateway(a->faults);
     return s ? member_called(a, s, word) : -1;

@@ -147,9 +147,26 @@ static void next(struct world_event *event)
         wait_for_next(op);
 }
 
+static void read_snapshots(struct operators *all)
+{
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < SIM_READERS; i++) {
+        if (!snapshot_reader_idle(all->readers[i]))
+            continue;
+        while (at < SNAPS_MAX && (!all->snaps[at].image || all->snaps[at].deleting))
+            at++;
+        if (at < SNAPS_MAX)
+            snapshot_reader_start(all->readers[i], &all->snaps[at++], /* everything= */ true);
+    }
+}
+
 bool operators_by_hand(struct sim *sim, const char *action, const char *arg)
 {
     (void)arg;
+    if (sim->operators && strcmp(action, "readsnapshots") == 0) {
+        read_snapshots(sim->operators);
+        return true;
+    }
     for (int kind = 0; sim->operators && kind < TASK_KINDS; kind++) {
         if (strcmp(action, task_names[kind]) != 0)
             continue;

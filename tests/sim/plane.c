@@ -131,6 +131,12 @@ void plane_disconnect(struct plane *plane, struct bridge_to_control *b)
         authority_disconnect(b);
 }
 
+int plane_leader(const struct plane *plane)
+{
+    assert(plane != NULL);
+    return plane->control ? control_sim_leader(plane->control) : 0;
+}
+
 struct control *plane_core(const struct plane *plane, int node)
 {
     return plane->control ? control_sim_core(plane->control, node) : NULL;

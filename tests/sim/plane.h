@@ -38,6 +38,7 @@ void plane_register(struct plane *plane, struct bridge_to_control *b, const stru
 void plane_stop(struct plane *plane, struct bridge_to_control *b);
 void plane_disconnect(struct plane *plane, struct bridge_to_control *b);
 
+int plane_leader(const struct plane *plane);                     /* control = 1; 0: none now */
 struct control *plane_core(const struct plane *plane, int node); /* control = 1; NULL: down */
 
 struct plane_attach {
