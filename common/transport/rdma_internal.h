@@ -92,6 +92,7 @@ struct rdma_device {
     bool channel_polled, channel_cancelled;
     struct rdma_cm_id *anchor; /* of a removed device: keeps the library's context of it until ours is taken down */
     enum rdma_armed armed;
+    bool doubtful;      /* armed since the reap timer looked */
     uint64_t active_ns; /* last completion; spinning */
     struct env_timer spin_timer;
 };

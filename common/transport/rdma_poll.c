@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rdma_poll: completions: how they wake the loop, and to whom they belong.
  *
- *   channel readable ──▶ take one event, acknowledge it ──▶ poll until empty ──▶ arm ──▶ poll once more ──▶ sleep (trap 7)
+ *   channel readable ──▶ take one event, acknowledge it ──▶ poll until empty ──▶ arm ──▶ poll until empty ──▶ sleep (trap 7)
+ *   - and once more by the reap timer, after each arming: a device may put a completion into the queue and look whether
+ *     it is armed without an order between the two (rxe of Linux 6.1 does: rxe_cq_post looks outside of the lock), so
+ *     that both sides may miss each other. What is lost then is found 10 ms later at the latest, not with the next event;
  *   - a receive's SEND was marked solicited; the queue is armed for those alone, so a completed send wakes nobody: it is
  *     reaped with the next receive, or by a timer. While a READ is under way, or a connection cannot go on before a
  *     send completed, it is armed for every completion, and always on a device that does not keep SENDs apart;
@@ -136,15 +139,34 @@ static bool arm(struct rdma_device *device)
         log_warn("RDMA device %s does not notify error=\"%s\"", ibv_get_device_name(device->verbs->device),
                  strerror(rc));
     device->armed = wanted;
+    device->doubtful = true;
+    rdma_poll_reap_later(device->transport);
     return true;
 }
 
-/* Sends that completed without waking anybody; done tags that found no frame to go with. */
+/* A receive that is found here had an event, or lost it: so the queue is armed anew, whatever we believe. */
+static void look_again(struct rdma_device *device)
+{
+    struct rdma_transport *transport = device->transport;
+    uint64_t receives = transport->stats.receives;
+    rdma_device_assert(device);
+    if (device->doubtful) /* armed just now, perhaps: so a whole period lies before the last look */
+        rdma_poll_reap_later(transport);
+    device->doubtful = false;
+    rdma_poll(device);
+    if (transport->stats.receives != receives) {
+        device->armed = RDMA_UNARMED;
+        rdma_poll(device);
+    }
+}
+
+/* Sends that completed without waking anybody; what came unseen while its queue was armed; done tags that found no frame
+ * to go with. */
 static void reap(struct env_timer *timer)
 {
     struct rdma_transport *transport = list_entry(timer, struct rdma_transport, reap_timer);
     assert(!timer->armed);
-    list_for_each(node, &transport->devices) rdma_poll(list_entry(node, struct rdma_device, node));
+    list_for_each(node, &transport->devices) look_again(list_entry(node, struct rdma_device, node));
     list_for_each(node, &transport->conns)
     {
         struct rdma_conn *conn = list_entry(node, struct rdma_conn, node);
@@ -176,8 +198,10 @@ void rdma_poll(struct rdma_device *device)
     if (!empty || (spin_ns > 0 && env_now_ns(transport->env) - device->active_ns < spin_ns)) {
         env_timer_start(transport->env, &device->spin_timer, 0, spin);
     } else {
-        while (arm(device)) /* what came before the arming raises no event */
-            (void)drain(device);
+        while (empty && arm(device)) /* what came before the arming raises no event */
+            empty = drain(device);
+        if (!empty && !device->channel_cancelled)
+            env_timer_start(transport->env, &device->spin_timer, 0, spin);
     }
 }
 

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cases_rdma: a peer of bare verbs that lies ends its own link, and reaches no byte that is not on offer to it. */
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/crc32c.h"
 #include "common/transport/rdma.h"
+#include "common/transport/rdma_internal.h"
 #include "tests/unit/transport/raw_rdma.h"
 
 #define raw_until(rig, raw, condition) rig_until(rig, (raw_step(raw), (condition)))
@@ -273,6 +275,68 @@ static void spinning_spares_wakeups(struct rig *rig)
     assert_true(after.wakeups > before.wakeups);
 }
 
+/* The one device that a side's links run on. */
+static struct rdma_device *device_of(const struct rig_side *side)
+{
+    const struct stream_transport *stream = (const struct stream_transport *)(const void *)side->transport;
+    const struct rdma_transport *transport = stream->loop;
+    assert_ptr_not_equal(transport->devices.next, &transport->devices);
+    return list_entry(transport->devices.next, struct rdma_device, node);
+}
+
+/* Goal: a completion whose event is lost is found all the same (trap 7): a device may miss that it was armed. Method: the
+ * case takes the event away, before the loop whose it is turns again; nothing else ever wakes that loop. */
+static void a_lost_event_stalls_nobody(struct rig *rig)
+{
+    enum { TIMES = 20, TURN_NS = 1000000 };
+    static struct endpoint a, b;
+    a = (struct endpoint){0};
+    b = (struct endpoint){0};
+    rig_connect(rig, &a, &b);
+    rig_quiet(rig);
+    const struct rdma_device *device = device_of(&rig->b);
+    for (unsigned i = 1; i <= TIMES; i++) {
+        struct pollfd readable = {.fd = device->channel->fd, .events = POLLIN};
+        struct ibv_cq *cq = NULL;
+        void *context = NULL;
+        assert_int_equal(endpoint_send(&a, 4, 512), 0);
+        rig_until(rig, b.messages == 2 * i - 1 && poll(&readable, 1, 0) == 0);
+        assert_int_not_equal(device->armed, RDMA_UNARMED);
+        assert_int_equal(endpoint_send(&a, 4, 512), 0);
+        uint64_t end_ms = rig_now_ms() + RIG_DEADLINE_MS;
+        while (poll(&readable, 1, 0) == 0) {
+            assert_int_equal(ring_loop_turn(rig->a.ring, TURN_NS), 0);
+            assert_true(rig_now_ms() < end_ms);
+        }
+        assert_int_equal(ibv_get_cq_event(device->channel, &cq, &context), 0);
+        ibv_ack_cq_events(cq, 1);
+        rig_until(rig, b.messages == 2 * i);
+    }
+}
+
+/* Goal: no wakeup is lost between arming and sleeping. Method: messages that come alone, each waited for, on links that
+ * share a completion queue on both sides, so that completions race with the arming. */
+static void lonely_messages_all_arrive(struct rig *rig)
+{
+    enum { LINKS = 3, ROUNDS = 250 };
+    static struct endpoint a[LINKS], b[LINKS];
+    for (unsigned i = 0; i < LINKS; i++) {
+        a[i] = b[i] = (struct endpoint){0};
+        rig_connect(rig, &a[i], &b[i]);
+    }
+    for (unsigned round = 1; round <= ROUNDS; round++) {
+        for (unsigned i = 0; i < LINKS; i++) {
+            if ((round + i) % LINKS == 0) {
+                assert_int_equal(endpoint_send(&b[i], 0, 16384), 0); /* by READ, where there are windows */
+                rig_until(rig, a[i].messages == b[i].sent);
+            }
+            assert_int_equal(endpoint_send(&a[i], 4, 512), 0);
+        }
+        for (unsigned i = 0; i < LINKS; i++)
+            rig_until(rig, b[i].messages == round);
+    }
+}
+
 const struct rig_case spin_cases[] = {
     {"spinning_spares_wakeups", spinning_spares_wakeups, 0, false},
 };
@@ -284,5 +348,7 @@ const struct rig_case rdma_cases[] = {
     {"false_references_end_the_link", false_references_end_the_link, 0, false},
     {"remote_access_is_limited", remote_access_is_limited, 0, false},
     {"a_half_dead_peer_pushes_back", a_half_dead_peer_pushes_back, 0, false},
+    {"a_lost_event_stalls_nobody", a_lost_event_stalls_nobody, 0, false},
+    {"lonely_messages_all_arrive", lonely_messages_all_arrive, 0, false},
 };
 const unsigned rdma_case_count = sizeof(rdma_cases) / sizeof(rdma_cases[0]);
