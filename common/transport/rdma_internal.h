@@ -21,12 +21,12 @@
 #include "common/transport/rdma_wire.h"
 #include "common/transport/stream.h"
 
-#define RDMA_SQ_DEPTH 256u    /* work requests of one connection in its send queue */
-#define RDMA_BATCH_MAX 32u    /* of them posted by one doorbell */
-#define RDMA_SIGNAL_EVERY 32u /* of a batch; its last one always is (trap 8) */
-#define RDMA_WINDOWS 32u      /* payloads a connection may have on offer */
-#define RDMA_READ_DEPTH 16u   /* READs that the wire carries at a time (trap 2) */
-#define RDMA_QUEUE_MAX 128u   /* messages parsed behind one whose READ is under way */
+#define RDMA_SQ_DEPTH 256u   /* work requests of one connection in its send queue */
+#define RDMA_BATCH_MAX 32u   /* of them posted by one doorbell */
+#define RDMA_SIGNAL_EVERY 8u /* requests that hold no payload; the others always are (trap 8) */
+#define RDMA_WINDOWS 32u     /* payloads a connection may have on offer */
+#define RDMA_READ_DEPTH 16u  /* READs that the wire carries at a time (trap 2) */
+#define RDMA_QUEUE_MAX 128u  /* messages parsed behind one whose READ is under way */
 #define RDMA_LINKS_LIMIT 256u
 #define RDMA_NO_SLOT UINT16_MAX
 
@@ -166,7 +166,7 @@ struct rdma_conn {
     struct rdma_credit credit;
     /* send queue */
     uint32_t posted_first, posted_count; /* sequence number of the oldest; how many */
-    uint32_t unsignalled;
+    uint32_t unsignalled;                /* of them, the last ones, of which none will complete by itself */
     struct rdma_posted posted[RDMA_SQ_DEPTH];
     struct rdma_window windows[RDMA_WINDOWS];
     uint16_t windows_free[RDMA_WINDOWS];
@@ -191,6 +191,7 @@ static inline void rdma_conn_assert(const struct rdma_conn *conn)
 {
     assert(conn->owner == RDMA_OWNER_CONN && conn->transport != NULL);
     assert(conn->posted_count <= RDMA_SQ_DEPTH && conn->windows_free_count <= RDMA_WINDOWS);
+    assert(conn->unsignalled <= conn->posted_count && conn->unsignalled < RDMA_SIGNAL_EVERY);
     assert(conn->reads_posted <= conn->reads_count && conn->reads_count <= RDMA_WINDOWS_MAX);
     assert(conn->done_count <= RDMA_WINDOWS_MAX && conn->queue_count <= RDMA_QUEUE_MAX);
 }

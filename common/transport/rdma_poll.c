@@ -174,7 +174,12 @@ static void reap(struct env_timer *timer)
             conn->dones_due = true;
             rdma_conn_dirty(conn);
         }
-        if (conn->posted_count > 0 || conn->done_count > 0)
+        if (conn->wants_completion && (!conn->reads || conn->windows_free_count > 0)) { /* another one had the slots */
+            conn->wants_completion = false;
+            rdma_conn_dirty(conn);
+            rdma_poll_wanted(conn);
+        }
+        if (conn->posted_count > conn->unsignalled || conn->done_count > 0)
             rdma_poll_reap_later(transport);
     }
 }

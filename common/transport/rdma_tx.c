@@ -3,7 +3,8 @@
  *
  *   - rdma_tx_flush chains, in this order: invalidations of windows whose payload was fetched, READs of payloads on
  *     offer to us, and SENDs, each with the binds of the payloads it offers before it; then rings once;
- *   - the last request of a chain is signalled, and every READ; the others complete with the next that is (trap 8);
+ *   - the last request of a chain is signalled, and every READ; the others complete with the next that is (trap 8). A
+ *     chain of SENDs that hold no payload, answers mostly, is signalled only now and then: the next one does it;
  *   - a completion lets go what the requests up to it referred to. A send's completion says no more than that: only the
  *     peer's answer, a frame, counts above (trap 6);
  *   - a payload on offer is held until its window is invalidated, or the window and the queue pair are gone (trap 1).
@@ -23,6 +24,7 @@
 struct batch {
     struct rdma_conn *conn;
     unsigned count;
+    bool holds; /* a payload, or a window */
     struct ibv_send_wr works[RDMA_BATCH_MAX];
     struct ibv_sge pieces[RDMA_BATCH_MAX][RDMA_CUT_PIECES_MAX + 1];
 };
@@ -89,6 +91,7 @@ void rdma_tx_drop(struct rdma_conn *conn)
 {
     rdma_conn_assert(conn);
     assert(!conn->has_qp);
+    conn->unsignalled = 0;
     while (conn->posted_count > 0) {
         struct rdma_posted *posted = posted_pop(conn);
         if (posted->kind != RDMA_POSTED_READ)
@@ -119,6 +122,7 @@ static struct ibv_send_wr *batch_add(struct batch *batch, enum rdma_posted_kind 
     if (batch->count > 0)
         batch->works[batch->count - 1].next = work;
     batch->count++;
+    batch->holds = batch->holds || kind != RDMA_POSTED_SEND;
     *ret_posted = posted;
     return work;
 }
@@ -285,6 +289,7 @@ static size_t add_send(struct batch *batch, bool frames, bool *ret_sent)
     work->send_flags = IBV_SEND_SOLICITED;
     (void)write_head(conn, slot, dones, cut.stream_bytes);
     add_pieces(conn, &cut, head_bytes, slot, work, posted);
+    batch->holds = batch->holds || posted->buf_count > 0;
     rdma_credit_use(&conn->credit);
     struct transport_rdma_stats *stats = &conn->transport->stats;
     stats->sends++;
@@ -314,6 +319,7 @@ static bool add_next_send(struct batch *batch)
         return false;
     if (!batch_has_room(batch, RDMA_CUT_REFS_MAX + 1) || conn->device->send_free_count == 0) {
         conn->wants_completion = room_of(conn) < RDMA_CUT_REFS_MAX + 1 || conn->device->send_free_count == 0;
+        rdma_poll_reap_later(conn->transport);
         return false;
     }
     size_t consumed = add_send(batch, frames, &sent);
@@ -328,12 +334,27 @@ static bool add_next_send(struct batch *batch)
     return conn->state == RDMA_CONN_OPEN;
 }
 
+/* Unsignalled SENDs keep their slots: so few, that a link with few credits never waits for them. */
+static void signal_last(struct batch *batch)
+{
+    struct rdma_conn *conn = batch->conn;
+    uint32_t every = least(RDMA_SIGNAL_EVERY, conn->transport->config.credits / 4);
+    assert(batch->count > 0 && batch->count <= conn->posted_count);
+    if (!batch->holds && conn->unsignalled + batch->count < every && !conn->wants_completion) {
+        conn->unsignalled += batch->count;
+        return;
+    }
+    batch->works[batch->count - 1].send_flags |= IBV_SEND_SIGNALED;
+    conn->unsignalled = 0;
+    rdma_poll_reap_later(conn->transport);
+}
+
 static void ring_doorbell(struct batch *batch)
 {
     struct rdma_conn *conn = batch->conn;
     struct ibv_send_wr *bad = NULL;
     assert(batch->count > 0);
-    batch->works[batch->count - 1].send_flags |= IBV_SEND_SIGNALED;
+    signal_last(batch);
     conn->transport->stats.doorbells++;
     int rc = ibv_post_send(conn->id->qp, batch->works, &bad);
     for (unsigned i = 0; rc == 0 && i < batch->count; i++)
@@ -344,7 +365,6 @@ static void ring_doorbell(struct batch *batch)
                  strerror(rc < 0 ? -rc : rc)); /* some providers return -errno */
         rdma_conn_fail(conn, -EIO);
     }
-    rdma_poll_reap_later(conn->transport);
 }
 
 /* ibv_post_send takes the chain whole, or stops at the first it refuses: then the queue pair is destroyed, and what
@@ -357,6 +377,7 @@ void rdma_tx_flush(struct rdma_conn *conn)
     batch.conn = conn;
     while (full && conn->state == RDMA_CONN_OPEN && conn->link) {
         batch.count = 0;
+        batch.holds = false;
         add_invalidations(&batch);
         add_reads(&batch);
         while (conn->state == RDMA_CONN_OPEN && conn->link && add_next_send(&batch))
