@@ -24,7 +24,7 @@ EMPTY_CALLS = 5
 
 
 class Clock:
-    """Seconds since the load began, and the events of the series."""
+    """Seconds since the load began, and the events of the series: only such as come at the same time in every stack."""
 
     def __init__(self, begin, events):
         self.begin, self.events = begin, events
@@ -168,20 +168,18 @@ def use_clones(desk, uris, content):
 def clones(_session, stack, clock, words):
     """N clones of one image, one after the other made and attached; then all do I/O."""
     count, desk, content, marks = int(words[0]), Desk(stack), head_of(stack.name), []
+    clock.tell(f"{count} clones are made, attached, used, taken away")
     empty_ms = desk.empty_ms()
     try:
         make_image(desk, lambda uri: in_time("filling the image", lambda: write_head(uri, content)))
-        clock.tell(f"{count} clones are made and attached")
         begin = clock.now()
         for number in range(count):
             desk.do("clone", "image", f"c{number}")
             desk.do("attach", f"c{number}")
             marks.append(clock.now())
         ready_s = clock.now() - begin
-        clock.tell("all are attached, each does I/O")
         uris = [desk.attached[f"c{number}"] for number in range(count)]
         in_time("the I/O of the clones", lambda: use_clones(desk, uris, content))
-        clock.tell("all have done I/O, they are taken away")
     except BaseException:
         drop_image(desk)
         raise
@@ -260,6 +258,7 @@ def control(_session, stack, clock, words):
     """For some seconds one control operation after the other, from a seed; each volume that is attached does I/O."""
     seconds, seed = float(words[0]), int(words[1])
     mix, desk, marks = Mix(seed), Desk(stack), []
+    clock.tell(f"control operations for {seconds:g} s")
     empty_ms = desk.empty_ms()
 
     def step(argv):
@@ -268,13 +267,11 @@ def control(_session, stack, clock, words):
         if argv[0] == "attach":
             in_time(f"I/O on {argv[1]}", lambda: write_and_read(desk.attached[argv[1]], argv[1]))
 
-    clock.tell("control operations begin")
     end = clock.now() + seconds
     try:
         while clock.now() < end:
             step(mix.next())
             time.sleep(PAUSE_S)
-        clock.tell("what they made is taken away")
         for argv in mix.ending():
             step(argv)
     except BaseException:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sourced by the Ashlar stacks, after serve.sh: one cluster for all of them, a volume each. Every node is in a network
 # namespace with a link of its own. Node 4 holds no copies: it is where the VM of ashlar-x3-remote runs.
-ASHLAR_BUILD=${ASHLAR_BUILD:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/build}
+ASHLAR_ROOT=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
+ASHLAR_BUILD=${ASHLAR_BUILD:-$ASHLAR_ROOT/build}
 ASHLAR_DIR=$H2H_SHARED/ashlar
 ASHLAR_NODES=4
 export ASHLAR_BUILD ASHLAR_DIR
-LOCAL=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/deploy/local
+LOCAL=$ASHLAR_ROOT/deploy/local
 ASHLAR=$ASHLAR_BUILD/bin/ashlar
-VOLUME=$(basename "$H2H_DIR")
+VOLUME=${H2H_DIR##*/}
 
 cluster_up() {
     local remote
@@ -76,7 +77,7 @@ image_of() { # IMAGE or @SNAPSHOT of the stack's own volume
 
 volume_verb() { # REPLICAS HOME VERB ARGUMENT...: see bench/stacks/README.md
     local replicas=$1 home=$2 verb=$3 conf
-    conf=$(cat "$H2H_DIR/conf")
+    read -r conf <"$H2H_DIR/conf"
     shift 3
     case $verb in
     nothing) ;;

@@ -35,17 +35,17 @@ image_of() { # IMAGE or @SNAPSHOT of the stack's own disk
     esac
 }
 
-attach_qcow2() { # NAME: prints its URI; the daemon answers before this returns
+attach_disk() { # NAME BLOCKDEV: prints its URI; the daemon answers before this returns
     local home=$H2H_DIR/attached/$1
     mkdir -p "$home"
     GLIBC_TUNABLES=$H2H_TUNABLES qemu-storage-daemon --daemonize --pidfile "$home/pid" \
-        --blockdev '{"driver": "qcow2", "node-name": "disk"'"$CACHE"', "file": '"$(spot "v-$1")"'}' \
+        --blockdev "$2" \
         --nbd-server "addr.type=unix,addr.path=$home/nbd.sock" --export type=nbd,id=export,node-name=disk,name=,writable=on
     H2H_DIR=$home note_pid qemu "$(cat "$home/pid")"
     echo "nbd+unix:///?socket=$home/nbd.sock"
 }
 
-detach_qcow2() { # NAME
+detach_disk() { # NAME
     H2H_DIR=$H2H_DIR/attached/$1 stop_noted
     rm -rf "$H2H_DIR/attached/$1"
 }
@@ -53,7 +53,7 @@ detach_qcow2() { # NAME
 detach_all() {
     local home
     for home in "$H2H_DIR"/attached/*; do
-        [ ! -d "$home" ] || detach_qcow2 "${home##*/}"
+        [ ! -d "$home" ] || detach_disk "${home##*/}"
     done
 }
 
@@ -64,8 +64,8 @@ qcow2_volume() { # VERB ARGUMENT...: see bench/stacks/README.md
     nothing | freeze | unfreeze) ;; # an image is not written to while it has clones
     create) qemu-img create -q -f qcow2 "$(place "v-$1")" "$2" ;;
     clone) qemu-img create -q -f qcow2 -b "$(place "$(image_of "$1")")" -F qcow2 "$(place "v-$2")" ;;
-    attach) attach_qcow2 "$1" ;;
-    detach) detach_qcow2 "$1" ;;
+    attach) attach_disk "$1" '{"driver": "qcow2", "node-name": "disk"'"$CACHE"', "file": '"$(spot "v-$1")"'}' ;;
+    detach) detach_disk "$1" ;;
     delete) rm "$H2H_DIR${EXPORT:-}/v-$1.qcow2" ;;
     snapshot) take_snapshot "$1" ;;
     unsnapshot) drop_snapshot "$1" ;;
