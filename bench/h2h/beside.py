@@ -24,7 +24,7 @@ EMPTY_CALLS = 5
 
 
 class Clock:
-    """Seconds since the load began, and the events of the series: only such as come at the same time in every stack."""
+    """Seconds since the load began, and the events of the series: the beginning and the end of what is done."""
 
     def __init__(self, begin, events):
         self.begin, self.events = begin, events
@@ -186,6 +186,7 @@ def clones(_session, stack, clock, words):
     error = drop_image(desk)
     if error:
         raise error
+    clock.tell("all is taken away")
     said = desk.operations()
     return {"ready_s": ready_s, "operations": said, "marks": {"clones attached": marks},
             "text": f"{count} linked clones made and attached in {ready_s:.1f} s, one after the other (clone median "
@@ -274,6 +275,7 @@ def control(_session, stack, clock, words):
             time.sleep(PAUSE_S)
         for argv in mix.ending():
             step(argv)
+        clock.tell("all is taken away")
     except BaseException:
         desk.sweep()
         raise

@@ -278,6 +278,7 @@ def boot_storm(session, stack, clock, _words):
     error = beside.drop_image(desk)
     if error:
         raise error
+    clock.tell("all is taken away")
     for seconds in times:
         desk.note("boot of a guest until it is ready", seconds)
     how = "emulated by TCG: their own processors cost more than the storage" if accelerator() == "tcg" else "KVM"

@@ -86,8 +86,9 @@ def _side(record, x, top, width):
     if result.get("rebuild_s") is not None:
         facts.append(f"rebuilt in {figure(result['rebuild_s'])} s")
     if result.get("ready_s") is not None:
-        alone = f", one alone in {figure(result['alone_s'])} s" if result.get("alone_s") is not None else ""
-        facts.append(f"all ready in {figure(result['ready_s'])} s{alone}")
+        facts.append(f"all ready in {figure(result['ready_s'])} s")
+    if result.get("alone_s") is not None:
+        facts.append(f"one alone in {figure(result['alone_s'])} s")
     lines = [text(x, top + 12, mark, f"strong {'good' if said == 'pass' else 'bad' if said == 'fail' else 'mute'}")]
     lines += [text(x, top + 28 + 15 * i, fits(fact, width, 11), "small") for i, fact in enumerate(facts)]
     return join(lines)

@@ -7,6 +7,7 @@ from .markup import element, join, short
 from .tables import number, table
 
 NAMES_MAX = 24
+SPANS = (("until all are ready", "ready_s"), ("one alone", "alone_s"))
 
 
 def _stat(operation):
@@ -19,10 +20,10 @@ def ms_text(value):
     return time_text(value * 1e3)
 
 
-def _ready(records):
+def _spans(records, field):
     found = []
     for stack, record in records:
-        seconds = (record.get("result") or {}).get("ready_s")
+        seconds = (record.get("result") or {}).get(field)
         if seconds is not None:
             found.append((stack, {"median": seconds * 1e3, "low": seconds * 1e3, "high": seconds * 1e3, "count": 1}, ""))
     return found
@@ -35,7 +36,7 @@ def operations(context):
     for scenario, of_stacks in figures.series_by_scenario(context.results).items():
         records = [(s, r) for s, r in of_stacks.items() if (r.get("result") or {}).get("operations")]
         names = list(dict.fromkeys(name for _, r in records for name in r["result"]["operations"]))[:NAMES_MAX]
-        groups = [("until all are ready", _ready(records))] if _ready(records) else []
+        groups = [(head, _spans(records, field)) for head, field in SPANS if _spans(records, field)]
         for name in names:
             found = [(s, _stat(r["result"]["operations"].get(name)), "not done") for s, r in records]
             if any(stat for _, stat, _ in found):
