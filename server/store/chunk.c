@@ -205,6 +205,30 @@ void chunk_unref(struct store *store, struct unit_list *released, uint32_t unit)
         unit_list_add(released, unit);
 }
 
+/* The 16 states of a unit's blocks, two bits each, in one word. */
+static uint32_t unit_states(const struct chunk *chunk, uint32_t unit)
+{
+    _Static_assert(UNIT_BLOCKS == 16 && (BLOCK_BASE & 2) && (BLOCK_OVER & 2) && !(BLOCK_OWN & 2) && !(BLOCK_ZERO & 2),
+                   "the upper bit of a state says: the base is needed");
+    assert(unit < STORE_CHUNK_UNITS);
+    uint32_t word;
+    memcpy(&word, chunk->states + unit * sizeof(word), sizeof(word));
+    return word;
+}
+
+static bool tidy_unit(struct chunk *chunk, uint32_t unit)
+{
+    assert(chunk->base[unit] != UNIT_NONE);
+    uint32_t word = unit_states(chunk, unit);
+    if (word & word >> 1 & 0x55555555u) { /* some are over */
+        for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++)
+            if (chunk_state(chunk, b) == BLOCK_OVER && !chunk_is_fresh(chunk, b))
+                record_state_set(chunk->states, b, BLOCK_OWN);
+        word = unit_states(chunk, unit);
+    }
+    return word & 0xaaaaaaaau;
+}
+
 static void tidy_base(struct chunk *chunk, struct unit_list *released)
 {
     assert(released);
@@ -213,13 +237,7 @@ static void tidy_base(struct chunk *chunk, struct unit_list *released)
     for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++) {
         if (chunk->base[unit] == UNIT_NONE)
             continue;
-        bool used = false;
-        for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++) {
-            if (chunk_state(chunk, b) == BLOCK_OVER && !chunk_is_fresh(chunk, b))
-                record_state_set(chunk->states, b, BLOCK_OWN);
-            enum block_state state = chunk_state(chunk, b);
-            used |= state == BLOCK_BASE || state == BLOCK_OVER;
-        }
+        bool used = tidy_unit(chunk, unit);
         if (!used) { /* R22: the switch to the new unit is settled */
             chunk_unref(chunk->shard->store, released, chunk->base[unit]);
             chunk->base[unit] = UNIT_NONE;

@@ -9,6 +9,7 @@
 #include "server/store/records.h"
 
 #include <assert.h>
+#include <endian.h>
 #include <errno.h>
 #include <string.h>
 
@@ -28,17 +29,17 @@ _Static_assert(RECORD_SUMS_BYTES == 4 + 4 * STORE_CHUNK_BLOCKS + SEAL_BYTES, "su
 
 static void put_le(uint8_t *at, uint64_t value, uint32_t bytes)
 {
-    for (uint32_t i = 0; i < bytes; i++)
-        at[i] = (uint8_t)(value >> (8 * i));
+    assert(bytes <= 8);
+    value = htole64(value);
+    memcpy(at, &value, bytes); /* one store where the size is known: sums are on the path of every first write */
 }
 
 static uint64_t get_le(const uint8_t *at, uint32_t bytes)
 {
     assert(bytes <= 8);
     uint64_t value = 0;
-    for (uint32_t i = 0; i < bytes; i++)
-        value |= (uint64_t)at[i] << (8 * i);
-    return value;
+    memcpy(&value, at, bytes);
+    return le64toh(value);
 }
 
 static void put_be(uint8_t *at, uint64_t value, uint32_t bytes)
