@@ -65,17 +65,33 @@ void kv_db_group_add(struct kv_db *self, const struct kv_batch *batch)
     assert(entries == batch->count);
 }
 
+/* RocksDB ends a log when the memtable is full; puts that overwrite each other never fill it. */
+static int log_end(struct kv_db *self)
+{
+    char *error = NULL;
+    assert(self->log_bytes >= KV_DB_LOG_BYTES_MAX && !self->failed);
+    self->log_bytes = 0;
+    rocksdb_flush_cf(self->db, self->flush_options, self->family, &error);
+    self->failed = error != NULL;
+    return error ? kv_db_error("end of a log", error) : 0;
+}
+
 int kv_db_group_write(struct kv_db *self)
 {
     char *error = NULL;
+    size_t bytes = 0;
     assert(!self->read_only && !self->failed);
     if (rocksdb_writebatch_count(self->group) == 0)
         return 0;
+    (void)rocksdb_writebatch_data(self->group, &bytes);
+    self->log_bytes += bytes;
     self->unsynced = true;
     rocksdb_write(self->db, self->write_options, self->group, &error);
     rocksdb_writebatch_clear(self->group);
     self->failed = error != NULL;
-    return error ? kv_db_error("write", error) : 0;
+    if (error)
+        return kv_db_error("write", error);
+    return self->log_bytes >= KV_DB_LOG_BYTES_MAX ? log_end(self) : 0;
 }
 
 int kv_db_sync(struct kv_db *self)

@@ -14,6 +14,7 @@
 
 #include "server/store/kv.h"
 
+#define KV_DB_LOG_BYTES_MAX (64u << 20) /* what a start replays at most, and a log takes on its file system, about */
 #define KV_DB_GETS_MAX 32u /* RocksDB's own bound on one batched multi-get */
 
 struct kv_db {
@@ -22,6 +23,8 @@ struct kv_db {
     rocksdb_writebatch_t *group;
     rocksdb_writeoptions_t *write_options;
     rocksdb_readoptions_t *read_options;
+    rocksdb_flushoptions_t *flush_options;
+    uint64_t log_bytes; /* put since the log was last ended */
     rocksdb_cache_t *cache;
     bool read_only;
     bool unsynced; /* something was written since the last sync */

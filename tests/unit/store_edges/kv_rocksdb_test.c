@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kv_rocksdb: atomic ordered batches, grouped writes and shared syncs, reads that see what was submitted before them. */
+#include <dirent.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <cmocka.h>
 
@@ -369,6 +371,101 @@ static void load_of_puts_is_found_by_gets(void **state)
     free(load);
 }
 
+/* ---- puts that overwrite each other */
+
+enum { AGAIN_KEYS = 8, AGAIN_ROUNDS = 100, AGAIN_BYTES = 48 * 1024, LOG_BYTES_MAX = 64 << 20 };
+
+static uint64_t log_bytes(const struct edges *edges)
+{
+    char path[256], file[512];
+    edges_path(edges, "kv", path);
+    DIR *dir = opendir(path);
+    assert_non_null(dir);
+    uint64_t sum = 0;
+    struct stat st;
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        (void)snprintf(file, sizeof(file), "%s/%s", path, entry->d_name);
+        size_t len = strlen(file);
+        if (len > 4 && strcmp(file + len - 4, ".log") == 0 && stat(file, &st) == 0)
+            sum += (uint64_t)st.st_size;
+    }
+    (void)closedir(dir);
+    return sum;
+}
+
+/* Larger, equal, smaller and empty values, and deletions, by turns. */
+static void put_again(struct edges *edges, uint32_t key, uint32_t round, char *value)
+{
+    struct kv_write req = {0};
+    size_t bytes = AGAIN_BYTES - (key + round) % 3 * 16000;
+    memset(value, (int)('a' + (key + round) % 26), bytes);
+    if ((key + round) % 7 == 0)
+        kv_batch_delete(&req.batch, &key, sizeof(key));
+    else
+        kv_batch_put(&req.batch, &key, sizeof(key), value, (key + round) % 5 == 0 ? 0 : bytes);
+    assert_int_equal(edges_write(edges, &req), 0);
+}
+
+static void expect_again(struct edges *edges, uint32_t key, uint32_t round)
+{
+    char name[8] = {0}, *value = malloc(AGAIN_BYTES + 1);
+    assert_non_null(value);
+    memcpy(name, &key, sizeof(key)); /* without zero bytes */
+    int rc = edges_get(edges, name, value, AGAIN_BYTES + 1);
+    assert_int_equal(rc, (key + round) % 7 == 0 ? -ENOENT : 0);
+    if (rc == 0 && (key + round) % 5 == 0)
+        assert_int_equal(strlen(value), 0);
+    else if (rc == 0) {
+        assert_int_equal(strlen(value), AGAIN_BYTES - (key + round) % 3 * 16000);
+        assert_int_equal(value[0], (int)('a' + (key + round) % 26));
+        assert_int_equal(strspn(value, (char[]){value[0], '\0'}), strlen(value));
+    }
+    free(value);
+}
+
+/* Goal: the newest put counts, whatever its size and what it replaces, before and after a start. */
+static void puts_that_overwrite_each_other_end_with_the_newest(void **state)
+{
+    struct edges *edges = *state;
+    char *value = malloc(AGAIN_BYTES);
+    assert_non_null(value);
+    for (uint32_t round = 0; round < AGAIN_ROUNDS; round++) {
+        for (uint32_t i = 0; i < AGAIN_KEYS; i++)
+            put_again(edges, 0x61616161u + i, round, value);
+        for (uint32_t i = 0; round % 10 == 0 && i < AGAIN_KEYS; i++)
+            expect_again(edges, 0x61616161u + i, round);
+    }
+    for (int start = 0; start < 2; start++) {
+        for (uint32_t i = 0; i < AGAIN_KEYS; i++)
+            expect_again(edges, 0x61616161u + i, AGAIN_ROUNDS - 1);
+        edges_kv_reopen(edges);
+    }
+    free(value);
+}
+
+/* Goal: the log, which a start replays, stays bounded though the memtable never fills. */
+static void puts_in_place_leave_a_bounded_log(void **state)
+{
+    struct edges *edges = *state;
+    char *value = calloc(1, AGAIN_BYTES);
+    assert_non_null(value);
+    memset(value, 'v', AGAIN_BYTES - 1);
+    uint64_t most = 0;
+    for (uint32_t put = 0; put < 3 * (LOG_BYTES_MAX / AGAIN_BYTES); put++) {
+        assert_int_equal(edges_put(edges, "again", value, false), 0);
+        uint64_t now = put % 64 == 0 ? log_bytes(edges) : 0;
+        most = now > most ? now : most;
+    }
+    assert_true(most > LOG_BYTES_MAX / 2); /* the memtable did not fill */
+    const struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
+    for (int i = 0; i < 6000 && log_bytes(edges) > LOG_BYTES_MAX + (1 << 20); i++)
+        (void)nanosleep(&pause, NULL); /* the table of an ended log is being written */
+    assert_true(log_bytes(edges) <= LOG_BYTES_MAX + (1 << 20));
+    edges_kv_reopen(edges);
+    assert_int_equal(edges_get(edges, "again", NULL, 0), 0);
+    free(value);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -382,6 +479,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(read_only_reads_the_wal_and_writes_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(kv_may_be_closed_by_its_last_callback, setup, teardown),
         cmocka_unit_test_setup_teardown(load_of_puts_is_found_by_gets, setup, teardown),
+        cmocka_unit_test_setup_teardown(puts_that_overwrite_each_other_end_with_the_newest, setup, teardown),
+        cmocka_unit_test_setup_teardown(puts_in_place_leave_a_bounded_log, setup, teardown),
     };
     return cmocka_run_group_tests_name("kv_rocksdb", tests, NULL, NULL);
 }
