@@ -4,13 +4,13 @@
 - slowdown(): how many times slower than another stack, paired round by round (runs seconds apart);
 - called(): only if the whole span of the ratio lies beyond 1 and beyond what the reference job drifted by itself.
 
-Failure modes: fewer than two paired rounds are never called.
+Failure modes: fewer than three paired rounds are never called: two lie on one side by chance too often.
 """
 import verdict
 from h2h import loads
 from h2h.reference import drift
 
-MARGIN = 0.03
+MARGIN, LEAST_ROUNDS = 0.03, 3
 
 
 def noise_of(factors, workload):
@@ -46,7 +46,7 @@ def slowdown(results, stack, against, workload):
 
 
 def called(ratio, noise):
-    return ratio["count"] >= 2 and (ratio["low"] > noise or ratio["high"] < 1 / noise)
+    return ratio["count"] >= LEAST_ROUNDS and (ratio["low"] > noise or ratio["high"] < 1 / noise)
 
 
 def sentence(stack, against, workload, ratio, is_called):

@@ -15,6 +15,7 @@ PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9", "max")
 WHOLE_STACK = ("preflight", "up", "flush-check", "fill")   # where a failure leaves nothing of a stack
 # From so many rounds on, pairs that all point one way are chance in 3 % at most; below, the spreads must not overlap, either.
 PAIRS_SUFFICE = 6
+PAIRS_LEAST = 3  # two lie on one side by chance too often
 SLOWER, FASTER, NOISE, ONE_ROUND, NO_RATIO = "slower", "faster", "noise", "one round", "none"
 
 
@@ -81,6 +82,8 @@ def compare(results, workload, stack, base):
     ratio = verdict.summary(ratios)
     if ratio["count"] < 2:
         return Comparison(workload, stack, base, value, ratio, ONE_ROUND, "one round: no verdict")
+    if ratio["count"] < PAIRS_LEAST:
+        return Comparison(workload, stack, base, value, ratio, NOISE, f"{ratio['count']} rounds: too few to call")
     if ratio["low"] <= 1 <= ratio["high"] or (ratio["count"] < PAIRS_SUFFICE and _overlap(value, summary(other.values()))):
         return Comparison(workload, stack, base, value, ratio, NOISE, "below the noise")
     return Comparison(workload, stack, base, value, ratio, SLOWER if ratio["low"] > 1 else FASTER)
