@@ -3,8 +3,9 @@
 
 Happy path: in turns (A B C A B C ...), so that drift of the machine hits parts and wholes alike,
 - the whole: fio's mean on the stack; the drive with its file system: fio's mean on the bare file;
-- foreign stacks: the same path with no storage at its end (the stack's program `hollow`), then the drive;
-- Ceph: the primary's own counters (the stack's program `stages`);
+- foreign stacks: the same path with a file in RAM at its end (the stack's program `hollow`), then what the bare file on the
+  drive costs beyond the bare file in RAM;
+- stacks that count themselves (the program `stages`): their counters, each including the next;
 - Ashlar: the stages that the gateway stamps into every answer (`ashlar node info --json`), probes in the client library
   (stamps), and the NBD server over no storage.
 What is left is named "unexplained" and is no layer: the sum is of what was measured.
@@ -18,7 +19,7 @@ import subprocess
 import time
 
 from contextlib import ExitStack
-from statistics import mean
+from statistics import mean, median
 
 from h2h import hops, loads, stamps
 from stacks import BenchError, NbdkitNull
@@ -44,7 +45,8 @@ def sample_of(session, target):
 
 
 class Seen:
-    """Figures by name; each is the mean of its turns."""
+    """Figures by name, one a turn. What is measured apart is the median of its turns; what is counted in the very runs that
+    make a whole, and that whole, are means: so one slow turn is in both."""
 
     def __init__(self):
         self.lists = {}
@@ -56,6 +58,9 @@ class Seen:
         return name in self.lists
 
     def __getitem__(self, name):
+        return median(self.lists[name])
+
+    def mean(self, name):
         return mean(self.lists[name])
 
 
@@ -71,14 +76,12 @@ def record(total_us, layers):
             "sum_us": round(sum_us, 1), "off_percent": round(off, 1), "adds_up": abs(off) <= SHARE_OFF}
 
 
-def ashlar_layers(stages, nbd_us, plugin_us, hop_us, how):
+def ashlar_layers(stages, nbd_us, hop_us, how):
     """From the means of the stages; drive and backups run side by side, so only what is beyond the drive counts."""
     inside = max(stages["drive"], stages["network"])
-    plugin = [] if plugin_us is None else [
-        layer("plugin, into the client and back", plugin_us, "measured", "probed: call to submit, completion to return")]
     return [
-        layer("load, NBD socket, nbdkit", nbd_us, "measured", "mean of the same load on nbdkit's null plugin"), *plugin,
-        layer("client to daemon and back", hop_us, *how),
+        layer("load, NBD socket, nbdkit", nbd_us, "measured", "mean of the same load on nbdkit's null plugin"),
+        layer("plugin and client, to the daemon and back", hop_us, *how),
         layer("gateway", stages["gateway"], "measured", "stamped; the way to the primary is in it where that is another node"),
         layer("primary, before and after", max(0.0, stages["primary"] - inside), "measured", "stamped: primary less the next two"),
         layer("drive of the primary", stages["drive"], "measured", "stamped"),
@@ -151,40 +154,41 @@ def find_volumes(answer):
 
 
 def of_ashlar(stack, seen, stages):
-    means = stages[stack.name]
-    if f"{stack.name} inside" in seen:
-        plugin_us = seen[f"{stack.name} there"] + seen[f"{stack.name} back"]
-        hop_us, how = seen[f"{stack.name} inside"] - means["total"], ("difference", "probed: submit to completion, less what the gateway stamped")
+    if f"{stack.name} call" in seen:
+        hop_us = seen.mean(f"{stack.name} call") - stages["total"]
+        how = ("difference", "probed: the plugin's call of the client library, less what the gateway stamped")
     else:
-        plugin_us, hop_us, how = None, seen["hop"], ("measured", "apart: 4 KiB over a unix socket to another process and an answer")
-    return ashlar_layers(means, seen["nbd"], plugin_us, hop_us, how)
+        hop_us, how = seen["hop"], ("measured", "apart: 4 KiB over a unix socket to another process and an answer")
+    return ashlar_layers(stages, seen["nbd"], hop_us, how)
 
 
 def of_hollow(stack, seen):
-    """The same path without storage, then the drive."""
-    path_us, layers = seen[f"{stack.name} hollow"], [layer("load, NBD socket, QEMU", seen["qemu"], "measured", "local-raw with no storage below")]
+    """The same path with a file in RAM, then the drive."""
+    path_us, layers = seen[f"{stack.name} hollow"], [layer("load, NBD socket, QEMU", seen["qemu"], "measured", "local-raw with its file in RAM")]
     link_us = seen["link"] if stack.name.startswith("array") else 0.0
     if link_us:
         layers.append(layer("link", link_us, "measured", "4 KiB to a process behind such a link and an answer"))
     if stack.name != "local-raw":
         name = "NFS client, filer, QCOW2" if "nfs" in stack.name else "initiator and target" if link_us else "image format"
         layers.append(layer(name, path_us - seen["qemu"] - link_us, "difference",
-                            f"{path_us:.0f} us for the same load with no storage at its end, less the above"))
+                            f"{path_us:.0f} us for the same load with a file in RAM at its end, less the above"))
     if "nfs" in stack.name:  # the drive is not on the way of a write: the filer answers from RAM
         return layers
-    return [*layers, layer("file system and drive", seen["bare"], "measured", "mean of the same load on the bare file")]
+    return [*layers, layer("file system and drive", seen["bare"] - seen["ram"], "difference",
+                           f"the same load on the bare file, less {seen['ram']:.0f} us on a bare file in RAM")]
 
 
-def of_stages(stack, seen, stages):
-    """A stack that tells what it spent: {name: {"us", "note"}} in the order of the way."""
-    known = [layer("load, NBD socket, QEMU", seen["qemu"], "measured", "local-raw with no storage below"),
-             layer("link", seen["link"], "measured", "4 KiB to a process behind such a link and an answer")]
-    return [*known, *[layer(name, us, "measured", "told by the stack's own counters") for name, us in stages[stack.name].items()]]
+def of_stages(seen, stages):
+    """A stack that tells what it spent: from the outermost counter inwards, each includes the next."""
+    names, layers = list(stages), [layer("load, NBD socket, QEMU", seen["qemu"], "measured", "local-raw with its file in RAM")]
+    for name, inner in zip(names, [*names[1:], None]):
+        layers.append(layer(name, stages[name] - stages.get(inner, 0.0), "measured", "by the stack's own counters"))
+    return layers
 
 
-def of_outside(stack, seen, total_us):
+def of_outside(seen, total_us):
     """Nothing can be taken out of it: what is not path, link or drive is one layer."""
-    known = [layer("load, NBD socket, QEMU", seen["qemu"], "measured", "local-raw with no storage below")]
+    known = [layer("load, NBD socket, QEMU", seen["qemu"], "measured", "local-raw with its file in RAM")]
     return [*known, layer("all behind it", max(0.0, total_us - seen["qemu"]), "difference", "what is left: not told apart from outside")]
 
 
@@ -228,6 +232,7 @@ class Round:
         self.closing.callback(null.stop)
         null.start()
         self.null = Target("nbdkit-null", null.uri, null.size_bytes)
+        self.ram = self._ram_file()
         for stack in list(self.stacks):
             try:
                 self._prepare(stack)
@@ -239,6 +244,14 @@ class Round:
                 self.probes = self.closing.enter_context(stamps.Stamps(library))
         except (BenchError, OSError) as e:
             self.session.line(f"bench/headtohead: budget: {e}; the way to the daemon is measured apart")
+
+    def _ram_file(self):
+        bare = self.session.stacks["bare"]
+        path = f"/dev/shm/h2h-{bare.environment['H2H_TAG']}-bare"
+        with open(path, "wb") as f:
+            self.closing.callback(os.unlink, path)
+            os.posix_fallocate(f.fileno(), 0, bare.size_bytes)
+        return Target("ram", f"file:{path}", bare.size_bytes)
 
     def _prepare(self, stack):
         if stack.can("hollow"):
@@ -258,6 +271,7 @@ class Round:
     def turn(self):
         self.seen.add("nbd", self.mean_us(self.null))
         self.seen.add("bare", self.mean_us(self.session.stacks["bare"]))
+        self.seen.add("ram", self.mean_us(self.ram))
         self.seen.add("hop", hops.unix_us(self.session.work_dir))
         self.seen.add("link", hops.link_us(self.session.method["link_rate"]))
         for stack in list(self.stacks):
@@ -282,14 +296,13 @@ class Round:
         for label, us in sample["cpu_us"].items():
             self.cpu.setdefault(stack.name, Seen()).add(label, us)
         if self.probes and stack.name.startswith("ashlar"):
-            for name, us in self.probes.spans().items():
-                self.seen.add(f"{stack.name} {name}", us)
+            self.seen.add(f"{stack.name} call", self.probes.span_us())
 
     def conclude(self, stack):
-        total_us, stages = self.seen[stack.name], {}
+        total_us, stages = self.seen[stack.name], None
         if stack.name in self.counters:
             counters = self.counters[stack.name]
-            stages[stack.name] = counters.means(self.before[stack.name], counters.settled())
+            stages, total_us = counters.means(self.before[stack.name], counters.settled()), self.seen.mean(stack.name)
         if stack.name.startswith("ashlar"):
             layers = of_ashlar(stack, self.seen, stages)
         elif "qemu" not in self.seen:
@@ -297,9 +310,9 @@ class Round:
         elif stack.name in self.hollow:
             layers = of_hollow(stack, self.seen)
         else:
-            layers = of_stages(stack, self.seen, stages) if stages else of_outside(stack, self.seen, total_us)
+            layers = of_stages(self.seen, stages) if stages else of_outside(self.seen, total_us)
         cpu = self.cpu[stack.name]
-        return {**record(total_us, layers), "cpu_us": {label: cpu[label] for label in cpu.lists}}
+        return {**record(total_us, layers), "cpu_us": {label: cpu.mean(label) for label in cpu.lists}}
 
 
 def run(session):

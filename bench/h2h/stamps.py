@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time stamps inside the NBD server's process: user-space probes of the kernel on functions of the client library.
+"""Time stamps inside the NBD server's process: user-space probes of the kernel on a function of the client library.
 
-Happy path: Stamps(library) puts probes on POINTS, in a trace instance of our own; after a load at depth 1, spans() pairs
-what was seen into requests and tells the mean of each part of the way. A probe costs a microsecond or two each, in the
-whole as in the parts.
+Happy path: Stamps(library) puts probes on POINTS, in a trace instance of our own; after a load at depth 1, span_us() pairs
+what was seen into requests and tells the mean from the first point to the last. The probes cost the same in the whole as
+in the part.
 Failure modes: BenchError without the probes in the kernel or the names in the library (stripped): the caller measures
 otherwise. The probes are removed on every way out.
 """
@@ -15,9 +15,8 @@ from statistics import mean
 from h2h.flushcheck import TRACING
 from stacks import BenchError
 
-# name: (function, on its return?), in the order in which a write meets them
-POINTS = {"call": ("ashlar_write", False), "submit": ("client_submit", False), "done": ("waiter_done", False),
-          "return": ("ashlar_write", True)}
+# name: (function, on its return?), in the order in which a write meets them. Two are enough: each costs some microseconds.
+POINTS = {"call": ("ashlar_write", False), "return": ("ashlar_write", True)}
 LINE = re.compile(r"\s(?P<at>\d+\.\d+): (?P<name>\w+): \(")
 LEAST = 100
 
@@ -49,9 +48,9 @@ def symbols(path, wanted):
     return found
 
 
-def spans(lines):
-    """Means between the points of whole requests, in microseconds: {"there", "inside", "back", "count"}; pure."""
-    order, parts, seen = list(POINTS), [], []
+def span_us(lines):
+    """Mean from the first point to the last of whole requests; pure."""
+    order, spans, seen = list(POINTS), [], []
     for line in lines:
         match = LINE.search(line)
         if not match or match["name"] not in POINTS:
@@ -59,11 +58,10 @@ def spans(lines):
         name, at = match["name"], 1e6 * float(match["at"])
         seen = [at] if name == order[0] else [*seen, at] if len(seen) < len(order) and name == order[len(seen)] else []
         if len(seen) == len(order):
-            parts.append([b - a for a, b in zip(seen, seen[1:])])
-    if len(parts) < LEAST:
-        raise BenchError(f"only {len(parts)} requests were traced")
-    there, inside, back = (mean(part) for part in zip(*parts))
-    return {"there": there, "inside": inside, "back": back, "count": len(parts)}
+            spans.append(seen[-1] - seen[0])
+    if len(spans) < LEAST:
+        raise BenchError(f"only {len(spans)} requests were traced")
+    return mean(spans)
 
 
 class Stamps:
@@ -99,9 +97,9 @@ class Stamps:
     def clear(self):
         self._write(os.path.join(self.instance, "trace"), "")
 
-    def spans(self):
+    def span_us(self):
         with open(os.path.join(self.instance, "trace"), encoding="utf-8", errors="replace") as f:
-            return spans(f)
+            return span_us(f)
 
     def __exit__(self, *_):
         gone = [(os.path.join(TRACING, "uprobe_events"), f"-:{self.group}/{name}\n", os.O_APPEND) for name in POINTS]
