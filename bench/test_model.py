@@ -139,6 +139,10 @@ class Program(unittest.TestCase):
             self.assertAlmostEqual(found["cpu_primary_us"][0], 26, delta=3)
             self.assertAlmostEqual(found["cpu_backup_us"][0], 15.5, delta=2)
             self.assertEqual(found["drive_write_iops"][1], "measured, bare")
+            self.assertNotIn("sync_stream_mib_s", found, "a node that comes back is not rebuilt from nothing")
+            rebuild = {"kind": "series", "scenario": "rebuild-dense", "stack": "ashlar-x3", "result": {"verdict": "pass", "rebuild_mib_s": 113.0}}
+            synthetic.write(path + "2", [*synthetic.records(), rebuild])
+            self.assertEqual(cost_model.measured(results.read(path + "2"))["sync_stream_mib_s"][0], 113.0)
             stalls = cost_model.stall_check(results.read(path), inputs(commit_ms=5, detect_refused_ms=100, client_retry_ms=50))
             self.assertEqual([(r["scenario"], r["measured_ms"], round(r["predicted_ms"])) for r in stalls], [("kill-rebuild", 320, 155)])
             done = self.run_it("--from", path, "--set", "drive_mib_s=1500", "--nodes", "10")
