@@ -6,7 +6,7 @@ Happy path: BESIDE[verb](session, stack, clock, words) does it and returns what 
 Mix is the order of the mixed operations, drawn from a seed; pure.
 
 Failure modes: an operation that fails, a volume that holds what it should not, or one that does not answer raises
-BenchError: the scenario fails. Whatever was made is taken away before that.
+BenchError: the scenario fails. Whatever was made is taken away before that; at an interrupt the stack's `down` ends it.
 """
 import random
 import threading
@@ -180,7 +180,7 @@ def clones(_session, stack, clock, words):
         ready_s = clock.now() - begin
         uris = [desk.attached[f"c{number}"] for number in range(count)]
         in_time("the I/O of the clones", lambda: use_clones(desk, uris, content))
-    except BaseException:
+    except (BenchError, OSError):
         drop_image(desk)
         raise
     error = drop_image(desk)
@@ -276,7 +276,7 @@ def control(_session, stack, clock, words):
         for argv in mix.ending():
             step(argv)
         clock.tell("all is taken away")
-    except BaseException:
+    except (BenchError, OSError):
         desk.sweep()
         raise
     said = desk.operations()

@@ -272,7 +272,7 @@ def boot_storm(session, stack, clock, _words):
             desk.do("attach", f"b{number}")
         alone_s = storm(["b0"])[0]
         times = storm([f"b{number}" for number in range(1, count + 1)])
-    except BaseException:
+    except (BenchError, OSError):
         beside.drop_image(desk)
         raise
     error = beside.drop_image(desk)

@@ -59,10 +59,8 @@ volume_up() { # REPLICAS HOME local|remote
 }
 
 volume_down() {
-    local name
-    for name in "$H2H_DIR"/attached/*; do
-        [ ! -e "$name" ] || "$ASHLAR" --cluster "$(cat "$H2H_DIR/conf")" detach --force "$VOLUME-${name##*/}" >/dev/null 2>&1 || true
-    done
+    ls "$H2H_DIR/attached" 2>/dev/null | sed "s/^/$VOLUME-/" |
+        xargs -r -P 8 -n 1 "$ASHLAR" --cluster "$(cat "$H2H_DIR/conf")" detach --force >/dev/null 2>&1 || true
     "$ASHLAR" --cluster "$(cat "$H2H_DIR/conf")" detach --force "$VOLUME" >/dev/null 2>&1 || true
     stop_noted
     cluster_down

@@ -51,7 +51,11 @@ detach_disk() { # NAME
 }
 
 detach_all() {
-    local home
+    local home pid start
+    for home in "$H2H_DIR"/attached/*; do # all at once: they end side by side
+        { read -r _ pid start <"$home/pids"; } 2>/dev/null || continue
+        [ "$(start_of "$pid")" != "$start" ] || kill -TERM "$pid" 2>/dev/null || true
+    done
     for home in "$H2H_DIR"/attached/*; do
         [ ! -d "$home" ] || detach_disk "${home##*/}"
     done
