@@ -331,6 +331,14 @@ class Arithmetic(Files):
         self.assertIn("bench/headtohead --seconds 3 --only randread-qd1 --scenarios kill-rebuild --out again", page)
         self.assertIn("bench/headtohead --seconds 3 --only pgbench --no-scenarios --out again", page)
 
+    def test_a_controller_that_dies_is_answered_with_what_was_assumed(self):
+        items = synthetic.records()
+        for item in items:
+            item.update({"scenario": "array-failover"} if item.get("scenario") == "kill-rebuild" else {})
+        told = questions.when_a_controller_dies(self.read(items)).text
+        self.assertRegex(told, r"from the least: ashlar-x3 320 ms.*array-iscsi 6\.20 s\. .*is assumed, not measured")
+        self.assertIsNone(questions.when_a_controller_dies(self.read(synthetic.records())))
+
     def test_thinning_keeps_extremes_and_stalls_are_spans(self):
         points = [(i, 0.0 if i == 5000 else 7.0) for i in range(10000)]
         thin = lines.thinned(points)

@@ -172,6 +172,21 @@ def when_things_break(results):
     return Answer(question, outcome, text, evidence, {BAD: "failed", MIXED: "some failed", GOOD: "all passed"}.get(outcome, ""))
 
 
+def when_a_controller_dies(results):
+    """The arrays' take-over time is assumed; what a cluster does is its own."""
+    shown = figures.series_by_scenario(results).get("array-failover", {})
+    stalls = {stack: record["result"]["longest_stall_ms"] for stack, record in shown.items()
+              if (record.get("result") or {}).get("longest_stall_ms") is not None}
+    if not stalls:
+        return None
+    ordered = sorted(stalls, key=stalls.get)
+    text = f"The longest stall, from the least: {listed(f'{s} {time_text(stalls[s] * 1e3)}' for s in ordered)}."
+    if any(s.startswith("array") for s in stalls):
+        text += " Of an array's the time until its partner takes over is assumed, not measured."
+    evidence = [f"{s}: {shown[s]['result'].get('verdict')}; {shown[s]['result'].get('text') or ''}" for s in ordered]
+    return Answer("What does a storage controller's death cost, and what a node's?", FACT, text, evidence)
+
+
 def where_time_goes(results):
     question = "Which layer costs the time?"
     found = figures.budgets(results)
@@ -198,4 +213,5 @@ def answers(results):
     found = [against_bare(results)]
     if champion:
         found += [duel(results, champion, other) for other in [*arrays, *rivals, *locals_]]
-    return [*found, where_time_goes(results), when_things_break(results), durability(results), only_storage(results)]
+    death = when_a_controller_dies(results)
+    return [*found, where_time_goes(results), *([death] if death else []), when_things_break(results), durability(results), only_storage(results)]
