@@ -171,6 +171,7 @@ struct rdma_conn {
     struct rdma_window windows[RDMA_WINDOWS];
     uint16_t windows_free[RDMA_WINDOWS];
     uint32_t windows_free_count, windows_done_count;
+    bool windows_due;      /* windows that are done waited long enough for something to go with */
     bool wants_completion; /* cannot go on before some send completed */
     bool all_counted;      /* in device->all_count */
     /* received */

@@ -170,8 +170,9 @@ static void reap(struct env_timer *timer)
     list_for_each(node, &transport->conns)
     {
         struct rdma_conn *conn = list_entry(node, struct rdma_conn, node);
-        if (conn->done_count > 0) { /* no frame went that could have carried them */
-            conn->dones_due = true;
+        if (conn->done_count > 0 || conn->windows_done_count > 0) { /* nothing went that could have carried them */
+            conn->dones_due = conn->done_count > 0;
+            conn->windows_due = conn->windows_done_count > 0;
             rdma_conn_dirty(conn);
         }
         if (conn->wants_completion && (!conn->reads || conn->windows_free_count > 0)) { /* another one had the slots */

@@ -32,6 +32,7 @@ static int window_done(struct rdma_conn *conn, uint32_t tag)
     assert(conn->windows[index].payload != NULL);
     conn->windows[index].state = RDMA_WINDOW_DONE;
     conn->windows_done_count++;
+    rdma_poll_reap_later(conn->transport);
     return 0;
 }
 

@@ -19,7 +19,8 @@
 #include "common/transport/rdma_internal.h"
 
 #define LOG_MODULE "rdma"
-#define DONES_ALONE 8u /* so many done tags are worth a SEND of their own */
+#define DONES_ALONE 8u         /* so many done tags are worth a SEND of their own */
+#define INVALIDATIONS_ALONE 4u /* so many windows to take back are worth a doorbell of their own */
 
 struct batch {
     struct rdma_conn *conn;
@@ -149,6 +150,7 @@ static void add_invalidations(struct batch *batch)
         assert(conn->windows_done_count > 0);
         conn->windows_done_count--;
     }
+    conn->windows_due = conn->windows_due && conn->windows_done_count > 0;
 }
 
 static void add_reads(struct batch *batch)
@@ -309,6 +311,17 @@ static bool must_control(const struct rdma_conn *conn)
             rdma_credit_may_send(&conn->credit));
 }
 
+/* Windows are taken back with whatever else goes, or when they waited long enough; meanwhile none but the peer that has
+ * the payload can read it, and the buffer is held. */
+static bool must_invalidate(const struct rdma_conn *conn)
+{
+    rdma_conn_assert(conn);
+    assert(conn->windows_done_count <= RDMA_WINDOWS);
+    return conn->windows_due || conn->windows_done_count >= INVALIDATIONS_ALONE ||
+           conn->windows_free_count < RDMA_CUT_REFS_MAX || conn->reads_posted < conn->reads_count ||
+           stream_link_wants_send(&conn->link->stream) || must_control(conn);
+}
+
 /* False: nothing more to send, or not now. */
 static bool add_next_send(struct batch *batch)
 {
@@ -378,7 +391,8 @@ void rdma_tx_flush(struct rdma_conn *conn)
     while (full && conn->state == RDMA_CONN_OPEN && conn->link) {
         batch.count = 0;
         batch.holds = false;
-        add_invalidations(&batch);
+        if (conn->windows_done_count > 0 && must_invalidate(conn))
+            add_invalidations(&batch);
         add_reads(&batch);
         while (conn->state == RDMA_CONN_OPEN && conn->link && add_next_send(&batch))
             ;
