@@ -320,6 +320,7 @@ static int run(struct cli *cli, struct top *top)
 int command_top(struct cli *cli)
 {
     static struct top top;
+    top = (struct top){0};
     top.rows = calloc(ROWS_MAX, sizeof(*top.rows));
     if (!top.rows)
         return cli_fail(cli, CLI_FAILED, "out of memory");
