@@ -51,6 +51,7 @@ void background_create(struct store *store)
     background->verifier.store = background->scrubber.store = background->reaper.store = store;
     background->compactor.store = store;
     list_head_init(&background->drops);
+    map_u64_init(&background->drop_map);
     store->background = background;
 }
 
@@ -104,6 +105,8 @@ void background_destroy(struct store *store)
     buf_unref(background->prewriter.buf);
     buf_unref(background->verifier.buf);
     buf_unref(background->scrubber.buf);
+    assert(!background->drop_map.count);
+    map_u64_close(&background->drop_map);
     free(background);
     store->background = NULL;
 }

@@ -16,6 +16,8 @@ struct drop {
     struct kv_write write;
     struct unit_list released;
     bool busy, ending;
+    bool marks; /* no map is left: the page is of marks */
+    struct drop *next_instance;
 };
 
 /* Walks blocks of shards, a unit at a time: checks them as any read does. */
@@ -74,7 +76,8 @@ struct background {
     struct reaper reaper;
     struct compactor compactor;
     struct list_node drops;
-    uint32_t digests; /* and diffs, walks, ...: requests under way */
+    struct map_u64 drop_map; /* (volume, shard): the first of its drops */
+    uint32_t digests;        /* and diffs, walks, ...: requests under way */
 };
 
 bool id_equal(const struct store_shard_id *a, const struct store_shard_id *b);
