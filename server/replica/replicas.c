@@ -264,11 +264,8 @@ static void replica_release(struct replica *rep)
 void replica_step_down(struct replica *rep)
 {
     replica_assert(rep);
-    if (rep->phase != PHASE_IDLE) {
-        log_info("volume %llu shard %u: not primary any more in epoch %llu", (unsigned long long)rep->volume,
-                 rep->index, (unsigned long long)rep->map.epoch);
+    if (rep->phase != PHASE_IDLE)
         takeover_cancel(rep);
-    }
     rep->phase = PHASE_IDLE;
     seal_step_down(rep);
     sync_stop_all(rep);
@@ -289,8 +286,12 @@ static void epoch_changed(struct replica *rep, uint64_t old_epoch)
     memset(rep->unreachable_since, 0, sizeof(rep->unreachable_since));
     rep->next_n = rep->commit_n = rep->commit_told_n = 0; /* lsn = (epoch, n) */
     /* An epoch not seen (a snapshot of the map): somebody else may have been primary in it. */
-    if (!primary || (rep->phase != PHASE_IDLE && rep->map.epoch != old_epoch + 1))
+    if (!primary || (rep->phase != PHASE_IDLE && rep->map.epoch != old_epoch + 1)) {
+        if (rep->phase != PHASE_IDLE)
+            log_info("volume %llu shard %u: not primary any more in epoch %llu", (unsigned long long)rep->volume,
+                     rep->index, (unsigned long long)rep->map.epoch);
         replica_step_down(rep);
+    }
     if (!primary) {
         drain_check(rep);
         return;
