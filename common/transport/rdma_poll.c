@@ -238,11 +238,13 @@ static void channel_ready(struct ring_op *op, int32_t res, uint32_t cqe_flags)
             rdma_device_free(device);
         return;
     }
-    if (res > 0 && ibv_get_cq_event(device->channel, &cq, &context) == 0) {
-        assert(cq == device->cq);
-        ibv_ack_cq_events(cq, 1); /* or ibv_destroy_cq hangs (trap 7) */
-        device->armed = RDMA_UNARMED;
-        device->transport->stats.wakeups++;
+    if (res > 0) {
+        device->armed = RDMA_UNARMED; /* also if somebody else took the event: once too often does no harm */
+        if (ibv_get_cq_event(device->channel, &cq, &context) == 0) {
+            assert(cq == device->cq);
+            ibv_ack_cq_events(cq, 1); /* or ibv_destroy_cq hangs (trap 7) */
+            device->transport->stats.wakeups++;
+        }
     }
     rdma_poll_watch(device);
     rdma_poll(device);
