@@ -45,8 +45,8 @@ def sample_of(session, target):
 
 
 class Seen:
-    """Figures by name, one a turn. What is counted in the very runs that make a whole, and that whole, are means: so what is
-    slow for once is in both. Of what is measured apart the median of the turns counts."""
+    """Figures by name, one a turn. What is measured apart is the median of its turns; what is counted in the very runs that
+    make a whole, and that whole, are means: so one slow turn is in both."""
 
     def __init__(self):
         self.lists = {}
@@ -68,11 +68,11 @@ def layer(name, us, how, note=""):
     return {"name": name, "us": round(us, 1), "how": how, "note": note}
 
 
-def record(total_us, layers, statistic="mean"):
+def record(total_us, layers):
     """Adds up what was measured; pure."""
     sum_us = sum(part["us"] for part in layers)
     off = 100 * (sum_us - total_us) / total_us
-    return {"workload": WORKLOAD, "total_us": round(total_us, 1), "statistic": statistic, "layers": layers,
+    return {"workload": WORKLOAD, "total_us": round(total_us, 1), "statistic": "mean", "layers": layers,
             "sum_us": round(sum_us, 1), "off_percent": round(off, 1), "adds_up": abs(off) <= SHARE_OFF}
 
 
@@ -163,25 +163,24 @@ def of_ashlar(stack, seen, stages):
 
 
 def of_hollow(stack, seen):
-    """The same path with a file in RAM, then the drive; medians, for no two of these are of one run."""
-    p50 = lambda name: seen[f"{name} p50"]  # noqa: E731
-    path_us, layers = p50(f"{stack.name} hollow"), [layer("load, NBD socket, QEMU", p50("local-raw hollow"), "measured", "local-raw with its file in RAM")]
+    """The same path with a file in RAM, then the drive."""
+    path_us, layers = seen[f"{stack.name} hollow"], [layer("load, NBD socket, QEMU", seen["qemu"], "measured", "local-raw with its file in RAM")]
     link_us = seen["link"] if stack.name.startswith("array") else 0.0
     if link_us:
         layers.append(layer("link", link_us, "measured", "4 KiB to a process behind such a link and an answer"))
     if stack.name != "local-raw":
         name = "NFS client, filer, QCOW2" if "nfs" in stack.name else "initiator and target" if link_us else "image format"
-        layers.append(layer(name, path_us - p50("local-raw hollow") - link_us, "difference",
+        layers.append(layer(name, path_us - seen["qemu"] - link_us, "difference",
                             f"{path_us:.0f} us for the same load with a file in RAM at its end, less the above"))
     if "nfs" in stack.name:  # the drive is not on the way of a write: the filer answers from RAM
         return layers
-    return [*layers, layer("file system and drive", p50("bare") - p50("ram"), "difference",
-                           f"the same load on the bare file, less {p50('ram'):.0f} us on a bare file in RAM")]
+    return [*layers, layer("file system and drive", seen["bare"] - seen["ram"], "difference",
+                           f"the same load on the bare file, less {seen['ram']:.0f} us on a bare file in RAM")]
 
 
 def of_stages(seen, stages):
     """A stack that tells what it spent: from the outermost counter inwards, each includes the next."""
-    names, layers = list(stages), [layer("load, NBD socket, QEMU", seen["local-raw hollow"], "measured", "local-raw with its file in RAM")]
+    names, layers = list(stages), [layer("load, NBD socket, QEMU", seen["qemu"], "measured", "local-raw with its file in RAM")]
     for name, inner in zip(names, [*names[1:], None]):
         layers.append(layer(name, stages[name] - stages.get(inner, 0.0), "measured", "by the stack's own counters"))
     return layers
@@ -189,8 +188,8 @@ def of_stages(seen, stages):
 
 def of_outside(seen, total_us):
     """Nothing can be taken out of it: what is not path, link or drive is one layer."""
-    known = [layer("load, NBD socket, QEMU", seen["local-raw hollow"], "measured", "local-raw with its file in RAM")]
-    return [*known, layer("all behind it", max(0.0, total_us - seen["local-raw hollow"]), "difference", "what is left: not told apart from outside")]
+    known = [layer("load, NBD socket, QEMU", seen["qemu"], "measured", "local-raw with its file in RAM")]
+    return [*known, layer("all behind it", max(0.0, total_us - seen["qemu"]), "difference", "what is left: not told apart from outside")]
 
 
 class Counters:
@@ -251,7 +250,8 @@ class Round:
         path = f"/dev/shm/h2h-{bare.environment['H2H_TAG']}-bare"
         with open(path, "wb") as f:
             self.closing.callback(os.unlink, path)
-            os.posix_fallocate(f.fileno(), 0, bare.size_bytes)
+            for _ in range(bare.size_bytes >> 20):  # written, not only allocated: a page's first write costs more
+                f.write(bytes(1 << 20))
         return Target("ram", f"file:{path}", bare.size_bytes)
 
     def _prepare(self, stack):
@@ -270,9 +270,9 @@ class Round:
             self.session.fail(stack.name, "down", "hollow", e)
 
     def turn(self):
-        self.measure("nbd", self.null)
-        self.measure("bare", self.session.stacks["bare"])
-        self.measure("ram", self.ram)
+        self.seen.add("nbd", self.mean_us(self.null))
+        self.seen.add("bare", self.mean_us(self.session.stacks["bare"]))
+        self.seen.add("ram", self.mean_us(self.ram))
         self.seen.add("hop", hops.unix_us(self.session.work_dir))
         self.seen.add("link", hops.link_us(self.session.method["link_rate"]))
         for stack in list(self.stacks):
@@ -281,38 +281,39 @@ class Round:
             except (BenchError, OSError) as e:
                 self.drop(stack, e)
 
-    def measure(self, name, target):
-        sample = sample_of(self.session, target)
-        self.seen.add(name, sample["metrics"]["lat_us"]["mean"])
-        self.seen.add(f"{name} p50", sample["metrics"]["lat_us"]["p50"])
-        return sample
+    def mean_us(self, target):
+        return sample_of(self.session, target)["metrics"]["lat_us"]["mean"]
 
     def _measure(self, stack):
         if stack.name in self.hollow:
-            self.measure(f"{stack.name} hollow", self.hollow[stack.name])
+            us = self.mean_us(self.hollow[stack.name])
+            self.seen.add(f"{stack.name} hollow", us)
+            if stack.name == "local-raw":
+                self.seen.add("qemu", us)
         if self.probes:
             self.probes.clear()
-        sample = self.measure(stack.name, stack)
+        sample = sample_of(self.session, stack)
+        self.seen.add(stack.name, sample["metrics"]["lat_us"]["mean"])
         for label, us in sample["cpu_us"].items():
             self.cpu.setdefault(stack.name, Seen()).add(label, us)
         if self.probes and stack.name.startswith("ashlar"):
             self.seen.add(f"{stack.name} call", self.probes.span_us())
 
     def conclude(self, stack):
-        total_us, stages, statistic = self.seen.mean(stack.name), None, "mean"
+        total_us, stages = self.seen[stack.name], None
         if stack.name in self.counters:
             counters = self.counters[stack.name]
-            stages = counters.means(self.before[stack.name], counters.settled())
+            stages, total_us = counters.means(self.before[stack.name], counters.settled()), self.seen.mean(stack.name)
         if stack.name.startswith("ashlar"):
             layers = of_ashlar(stack, self.seen, stages)
-        elif "local-raw hollow" not in self.seen:
+        elif "qemu" not in self.seen:
             return None  # QEMU's own share is measured on local-raw, which is not in this run
         elif stack.name in self.hollow:
-            layers, total_us, statistic = of_hollow(stack, self.seen), self.seen[f"{stack.name} p50"], "median"
+            layers = of_hollow(stack, self.seen)
         else:
             layers = of_stages(self.seen, stages) if stages else of_outside(self.seen, total_us)
         cpu = self.cpu[stack.name]
-        return {**record(total_us, layers, statistic), "cpu_us": {label: cpu.mean(label) for label in cpu.lists}}
+        return {**record(total_us, layers), "cpu_us": {label: cpu.mean(label) for label in cpu.lists}}
 
 
 def run(session):

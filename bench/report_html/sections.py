@@ -189,8 +189,7 @@ def layers(context):
     cpu = [[b.stack, b.workload, name, number(us)] for b in found for name, us in b.cpu_us.items()]
     return Section("layers", "Layers", join(
         heading("Where the time of one I/O goes",
-                f"Layers of the latency ({short(' or '.join(dict.fromkeys(b.statistic for b in found)))}: a median where parts and whole "
-                "are of different runs). The line at the end of a bar is the total as measured from "
+                f"Layers of the {short(found[0].statistic)} latency. The line at the end of a bar is the total as measured from "
                 "outside; hatched is what the layers leave unexplained, and 'over' says that they claim more than there was."),
         context.draw("layers", drawing, context.how(dict.fromkeys(b.workload for b in found))),
         table("Budget of one I/O", heads, [row for b in found for row in _budget_rows(b)]),
