@@ -73,17 +73,17 @@ void daemon_stop(struct daemon *d, int status)
         return;
     d->stopping = true;
     assert(d->env && d->bridge);
-    assert(!d->control_ending && !d->data_ended);
+    assert(!d->control_ending);
     env_timer_start(d->env, &d->patience_timer, ENV_MS(DAEMON_PATIENCE_MS), patience_ended);
     env_timer_start(d->env, &d->deadline_timer, ENV_MS(DAEMON_DEADLINE_MS), deadline_passed);
     struct control_log *log = d->log ? daemon_log_base(d->log) : NULL;
     if (log && d->settings->voter_count > 1 && log->ops->is_leader(log))
         (void)log->ops->transfer(log); /* nobody has to notice our silence first */
     struct bridge_to_data *data = daemon_bridge_to_data(d->bridge);
-    if (d->data_started)
-        data->ops->stop(data);
-    else
+    if (!d->data_started)
         daemon_control_end(d);
+    else if (!d->data_ended) /* it may be what ended by itself: its callback goes on then */
+        data->ops->stop(data);
 }
 
 /* ---- the data thread's callbacks */

@@ -192,6 +192,22 @@ static int listen_at(struct data_thread *d, const char *address, struct listener
     return rc;
 }
 
+/* An iWARP device without a port mapper (siw) listens in TCP's own ports: then the address is TCP's alone. */
+static int listen_by_tcp(struct data_thread *d, const char *address)
+{
+    assert(!d->tcp_listener);
+    assert(d->transport);
+    if (d->rdma_listener && transport_listen(d->transport, address, accepted, d, &d->tcp_listener) == -EADDRINUSE) {
+        int rc = data_rdma_give_up(d, -EADDRINUSE);
+        if (rc < 0)
+            return rc;
+    }
+    if (!d->tcp_listener)
+        return listen_at(d, address, &d->tcp_listener);
+    log_info("listening for data address=%s", listener_address(d->tcp_listener));
+    return 0;
+}
+
 int data_listen(struct data_thread *d)
 {
     const struct settings *settings = d->config.settings;
@@ -202,7 +218,7 @@ int data_listen(struct data_thread *d)
     int rc = data_rdma_listen(d, accepted);
     if (rc < 0)
         return rc;
-    rc = listen_at(d, address, &d->tcp_listener);
+    rc = listen_by_tcp(d, address);
     if (rc == 0 && settings->rundir[0]) {
         (void)snprintf(address, sizeof(address), "unix:%s/data.sock", settings->rundir);
         rc = listen_at(d, address, &d->unix_listener);

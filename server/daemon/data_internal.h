@@ -97,6 +97,7 @@ void data_unlisten(struct data_thread *d); /* and closes links that have not sai
 /* data_rdma.c */
 int data_rdma_open(struct data_thread *d);
 int data_rdma_listen(struct data_thread *d, transport_accept_cb accepted);
+int data_rdma_give_up(struct data_thread *d, int rc); /* closes its listener; 0 if TCP will do */
 void data_rdma_tell(const struct data_thread *d, struct bridge_stats *ret);
 
 /* data_tell.c */

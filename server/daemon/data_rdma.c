@@ -89,6 +89,26 @@ int data_rdma_listen(struct data_thread *d, transport_accept_cb accepted)
     return 0;
 }
 
+/* The port is taken, by our own listener perhaps: TCP needs it more. */
+int data_rdma_give_up(struct data_thread *d, int rc)
+{
+    const struct settings *settings = d->config.settings;
+    assert(d->rdma_listener && rc < 0);
+    listener_close(d->rdma_listener);
+    d->rdma_listener = NULL;
+    d->rdma_error = rc;
+    if (settings->transport == PEERS_TRANSPORT_RDMA) {
+        log_error(
+            "node.transport=rdma, but RDMA and TCP cannot both listen at %s error=\"%s\": an iWARP device needs a port "
+            "mapper (iwpmd); siw has none",
+            settings->data, strerror(-rc));
+        return rc;
+    }
+    log_warn("RDMA and TCP cannot both listen at %s error=\"%s\": others reach this node by TCP (iWARP needs iwpmd)",
+             settings->data, strerror(-rc));
+    return 0;
+}
+
 /* ---- what is told */
 
 struct teller {
