@@ -113,19 +113,24 @@ def counters(text, when):
     return found
 
 
-def judge_replication(text, counted=True):
-    """Written, read back and compared; and it went by RDMA: the devices counted it, status says so, no RNR."""
+def judge_verified(text, transport):
+    """Written, read back and compared; and `ashlar status` shows three nodes linked by this transport alone."""
     for fio in ("small", "large", "odd"):
         if f"result fio_{fio} ok" not in text:
             raise RdmaFailed(f"fio {fio} did not verify")
+    rows = re.findall(r"^status +\d+ +up +.*$", text, re.MULTILINE)
+    if len(rows) != 3 or not all(re.search(rf"\b{transport}\b(?!\+)", row) for row in rows):
+        raise RdmaFailed(f"ashlar status does not show three nodes linked by {transport}:\n" + "\n".join(rows))
+
+
+def judge_replication(text):
+    """Written, read back and compared; and it went by RDMA: the devices counted it, status says so, no RNR."""
+    judge_verified(text, "rdma")
     before, after = counters(text, "before"), counters(text, "after")
-    for device in ("rxe1", "rxe2", "rxe3") if counted else ():
+    for device in ("rxe1", "rxe2", "rxe3"):
         sends = after[device, "rdma_sends"] - before[device, "rdma_sends"]
         if sends < SENDS_MIN:
             raise RdmaFailed(f"{device} counted {sends} SENDs: the replicas did not come by RDMA")
         for name in ("send_rnr_err", "rcvd_rnr_err", "retry_exceeded_err"):
             if after[device, name]:
                 raise RdmaFailed(f"{device}: {name} is {after[device, name]}: credits do not hold")
-    rows = re.findall(r"^status +\d+ +up +.*$", text, re.MULTILINE)
-    if len(rows) != 3 or not all(re.search(r"\brdma\b(?!\+)", row) for row in rows):
-        raise RdmaFailed("ashlar status does not show three nodes linked by RDMA:\n" + "\n".join(rows))
