@@ -88,6 +88,7 @@ void reap_close(struct store *store);
 bool drop_idle(const struct store *store);
 void drop_close_all(struct store *store);
 void verifier_start(struct store *store);
+void verifier_kick(struct store *store); /* something became suspect */
 void scrubber_start(struct store *store);
 
 #endif

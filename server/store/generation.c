@@ -77,6 +77,8 @@ bool generation_switch(struct piece *piece)
         if (piece->sums->dirty)
             chunk_put_sums(chunk, &write->batch); /* of the generation that ends */
         share_units(chunk);
+        if (mark_suspects(piece->shard, chunk->index)) /* both have the checksums that an unclean stop left */
+            mark_suspect_record(mark_find(piece->shard, chunk->index), chunk->index, chunk->generation);
         piece->shard->has_older = true;
         store->stats.records_switched++;
     }

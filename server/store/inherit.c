@@ -8,6 +8,7 @@
  * - The piece holds the whole chunk (piece.c: set_lock), so only a base's newest record can change on the way: then it starts again.
  * Failure: -ESTALE for a write of an older generation that is no copy; -ENOENT when the base is not here.
  */
+#include "server/store/background.h"
 #include "server/store/older.h"
 
 #include <errno.h>
@@ -135,6 +136,17 @@ static struct chunk *renew_head(struct piece *piece, const struct record_map *ma
     return chunk;
 }
 
+/* Checksums that nobody verified since an unclean stop are taken over as such. */
+static void take_over_suspicion(const struct piece *piece, const struct chunk *source)
+{
+    struct mark *mark = mark_find(piece->shard, piece->chunk_index);
+    assert(source->index == piece->chunk_index);
+    if (!mark || !mark_suspects(source->shard, source->index))
+        return;
+    mark_suspect_record(mark, piece->chunk_index, piece->generation);
+    verifier_kick(piece->store);
+}
+
 static void make_record(struct piece *piece)
 {
     struct detour *detour = piece->detour;
@@ -161,6 +173,8 @@ static void make_record(struct piece *piece)
     chunk_put(piece->chunk, &write->batch, &piece->released);
     chunk_put_sums(piece->chunk, &write->batch);
     small_put_submit(write);
+    if (source)
+        take_over_suspicion(piece, source);
     if (piece->released.count)
         round_release(store, &piece->released);
     store->stats.records_inherited++;

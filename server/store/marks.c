@@ -51,7 +51,61 @@ void mark_destroy(struct mark *mark)
     assert(mark->shard->store->mark_count > 0);
     mark->shard->store->mark_count--;
     mark->shard->regions[mark->region]->mark = NULL;
+    while (mark->suspect_records)
+        mark_record_verified(mark, mark->suspect_records->chunk, mark->suspect_records->generation);
     free(mark);
+}
+
+/* --- what an unclean stop left: the newest records by their bits, others by name --- */
+
+bool mark_suspects(const struct store_shard *shard, uint32_t chunk)
+{
+    const struct mark *mark = mark_find(shard, chunk);
+    assert(chunk < STORE_SHARD_CHUNKS);
+    return mark && mark->suspect >> (chunk % REGION_CHUNKS) & 1;
+}
+
+static struct suspect_record **suspect_slot(struct mark *mark, uint32_t chunk, uint32_t generation)
+{
+    struct suspect_record **slot = &mark->suspect_records;
+    while (*slot && ((*slot)->chunk != chunk || (*slot)->generation != generation))
+        slot = &(*slot)->next;
+    assert(chunk / REGION_CHUNKS == mark->region);
+    return slot;
+}
+
+void mark_suspect_record(struct mark *mark, uint32_t chunk, uint32_t generation)
+{
+    struct suspect_record **slot = suspect_slot(mark, chunk, generation);
+    mark->suspect |= (uint16_t)(1u << chunk % REGION_CHUNKS);
+    if (*slot)
+        return;
+    *slot = store_malloc(sizeof(**slot));
+    (*slot)->chunk = chunk;
+    (*slot)->generation = generation;
+    assert(!(*slot)->next);
+}
+
+bool mark_next_suspect_record(const struct mark *mark, uint32_t chunk, uint32_t *ret_generation)
+{
+    assert(chunk / REGION_CHUNKS == mark->region);
+    for (const struct suspect_record *at = mark->suspect_records; at; at = at->next) {
+        if (at->chunk == chunk) {
+            *ret_generation = at->generation;
+            return true;
+        }
+    }
+    return false;
+}
+
+void mark_record_verified(struct mark *mark, uint32_t chunk, uint32_t generation)
+{
+    struct suspect_record **slot = suspect_slot(mark, chunk, generation), *record = *slot;
+    if (!record)
+        return;
+    *slot = record->next;
+    assert(record->generation == generation);
+    free(record);
 }
 
 void mark_want(struct mark *mark, uint64_t epoch)

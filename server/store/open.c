@@ -116,9 +116,15 @@ void opening_settle(struct opening *opening)
     list_for_each(node, &store->marks)
     {
         struct mark *mark = list_entry(node, struct mark, lru);
-        for (uint32_t i = 0; was_suspect && i < REGION_CHUNKS; i++)
-            if (chunk_get(mark->shard, mark->region * REGION_CHUNKS + i))
-                mark->suspect |= (uint16_t)(1u << i);
+        for (uint32_t i = 0; was_suspect && i < REGION_CHUNKS; i++) {
+            uint32_t index = mark->region * REGION_CHUNKS + i;
+            const struct chunk *chunk = chunk_get(mark->shard, index);
+            if (!chunk)
+                continue;
+            mark->suspect |= (uint16_t)(1u << i);
+            if (mark->shard->has_older && chunk->generation) /* if it became the newest while it was suspect before */
+                mark_suspect_record(mark, index, chunk->generation - 1);
+        }
     }
     for (uint32_t i = 0; i < opening->drop_count; i++)
         drop_resume(store, &opening->drops[i]);

@@ -169,9 +169,9 @@ static void report_damage(struct piece *piece, uint32_t index)
 /* R21: in a chunk that an unclean stop left suspect the drive's content is accepted and re-checksummed. */
 static bool may_adopt(const struct piece *piece)
 {
-    const struct mark *mark = mark_find(piece->shard, piece->chunk_index);
-    assert(piece->chunk);
-    return mark && mark->suspect >> (piece->chunk_index % REGION_CHUNKS) & 1;
+    assert(piece->chunk && piece->chunk->index == piece->chunk_index);
+    return mark_suspects(piece->chunk->shard,
+                         piece->chunk_index); /* of the base, where a clone has nothing of its own */
 }
 
 static void verify_block(struct piece *piece, uint32_t index)

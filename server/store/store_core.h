@@ -77,6 +77,12 @@ struct chunk {
 };
 
 /* A dirty mark (R14). Arrows: absent -> wanted (mark_acquire) -> durable (round_done) -> cleaning (round) -> absent. */
+/* A record beside the newest whose checksums were taken over, or left behind, before an unclean stop's chunk was verified. */
+struct suspect_record {
+    struct suspect_record *next;
+    uint32_t chunk, generation;
+};
+
 struct mark {
     struct store_shard *shard;
     struct list_node lru;     /* store->marks, coldest first */
@@ -90,8 +96,9 @@ struct mark {
     uint64_t last_write_ns;
     uint32_t inflight; /* pieces between mark and completion */
     uint16_t region;
-    uint16_t touched; /* chunks written under this mark */
-    uint16_t suspect; /* chunks whose content an unclean stop left unverified */
+    uint16_t touched;                       /* chunks written under this mark */
+    uint16_t suspect;                       /* chunks whose content an unclean stop left unverified */
+    struct suspect_record *suspect_records; /* of those chunks, beside their newest ones */
     bool durable, wanted, in_round, cleaning;
     bool frozen;        /* R17: stays until the member is added again */
     uint64_t due_epoch; /* commit of everything up to here must be told first: what earlier epochs or lives left */
@@ -370,6 +377,11 @@ void sums_shrink(struct store *store);
 
 /* marks.c */
 struct mark *mark_find(const struct store_shard *shard, uint32_t chunk);
+bool mark_suspects(const struct store_shard *shard, uint32_t chunk);
+/* The record that serves this generation is to be verified before the chunk is suspect no more; makes it suspect. */
+void mark_suspect_record(struct mark *mark, uint32_t chunk, uint32_t generation);
+bool mark_next_suspect_record(const struct mark *mark, uint32_t chunk, uint32_t *ret_generation); /* false: none */
+void mark_record_verified(struct mark *mark, uint32_t chunk, uint32_t generation);
 bool mark_acquire(struct piece *piece); /* true: durable in the piece's epoch, piece counted; else it waits */
 void mark_release(struct piece *piece);
 void mark_want(struct mark *mark, uint64_t epoch);

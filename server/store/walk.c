@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* walk: two background walkers that read blocks a unit at a time, as any read does: verified, excluded from writes.
  *
- * - The verifier goes through the suspect chunks an unclean stop left: mismatches are adopted (read.c); a chunk that was
- *   walked is suspect no more, so that its region can be cleaned.
+ * - The verifier goes through the suspect chunks an unclean stop left: mismatches are adopted (read.c). Checksums that were taken
+ *   over into another record meanwhile are verified there, too. Then the chunk is suspect no more, so that its region can be cleaned.
  * - The scrubber goes through everything, round after round, at scrub_bytes_per_s; what mismatches is damage and reported.
  *   Behind the newest record of a chunk it takes the older ones from the kv, one at a time, and reads of each what the next newer
  *   one does not hold at the same place. Its position is persisted with whatever is synced next.
@@ -69,7 +69,7 @@ static void read_unit(struct walker *walker, struct store_shard *shard)
     assert(walker->buf && !walker->busy);
     assert(walker->unit < STORE_CHUNK_UNITS);
     struct piece *piece = piece_create(shard, PIECE_READ, walker->chunk, walker->unit * UNIT_BLOCKS, UNIT_BLOCKS);
-    piece->generation = is_verifier(walker) ? UINT32_MAX : walker->generation;
+    piece->generation = walker->generation;
     piece->data = walker->buf->data;
     piece->crcs = walker->crcs;
     piece->done = read_done;
@@ -119,17 +119,25 @@ static void verify_step(struct env_timer *timer)
             walker->shard = mark->shard->id;
             walker->chunk = index;
             walker->unit = 0;
+            walker->generation = UINT32_MAX;
             walker->started = true;
         }
-        if (next_unit(walker, chunk_get(mark->shard, index))) {
+        if (walker->generation == UINT32_MAX ? next_unit(walker, chunk_get(mark->shard, index))
+                                             : walker->unit < STORE_CHUNK_UNITS) {
             read_unit(walker, mark->shard);
             return;
+        }
+        if (walker->generation != UINT32_MAX)
+            mark_record_verified(mark, index, walker->generation);
+        if (mark_next_suspect_record(mark, index, &walker->generation)) {
+            walker->unit = 0;
+            continue;
         }
         mark->suspect &= (uint16_t) ~(1u << bit);
         walker->started = false;
         assert(!(mark->suspect >> bit & 1));
     }
-    /* Nothing is suspect any more, and nothing becomes so before the next start. */
+    /* Nothing is suspect any more; what becomes so has it from what is. */
     buf_unref(walker->buf);
     walker->buf = NULL;
 }
@@ -139,6 +147,14 @@ void verifier_start(struct store *store)
     struct walker *walker = &store->background->verifier;
     assert(!walker->busy);
     if (first_suspect(store))
+        sleep_for(walker, ENV_MS(1));
+}
+
+void verifier_kick(struct store *store)
+{
+    struct walker *walker = &store->background->verifier;
+    assert(store->opened);
+    if (!walker->busy && !walker->timer.armed && !store->background->stopping)
         sleep_for(walker, ENV_MS(1));
 }
 

@@ -143,6 +143,42 @@ struct digest_wait {
     int rc;
 };
 
+/* Checksums that an unclean stop left behind are shared with the next generation's record before anybody verified them: both records
+ * are verified, also when the store stops uncleanly once more in between, or reading the older one would report damage. */
+static void suspect_checksums_are_verified_in_every_record_that_has_them(void **state)
+{
+    (void)state;
+    for (int again = 0; again < 2; again++) {
+        struct fixture f;
+        start(&f, 45 + (uint64_t)again);
+        assert_int_equal(fixture_write(&f, 0, MIB, 1), 0);
+        assert_int_equal(fixture_flush(&f), 0);
+        assert_int_equal(fixture_write(&f, 8192, 8192, 2), 0); /* checksums in memory only */
+        fixture_crash(&f, /* power= */ false);
+        fixture_open_shard(&f);
+        assert_true(store_shard_suspect(f.shard));
+        f.generation = 1;
+        assert_int_equal(fixture_write(&f, 409600, 4096, 3), 0);
+        assert_int_equal(fixture_stats(&f).records_switched, 1);
+        assert_true(store_shard_suspect(f.shard)); /* it was not verified meanwhile */
+        if (again) {
+            fixture_crash(&f, /* power= */ false);
+            fixture_open_shard(&f);
+        }
+        fixture_run(&f, ENV_MS(2000));
+        assert_false(store_shard_suspect(f.shard));
+        assert_int_equal(fixture_stats(&f).blocks_adopted, 4);
+        fixture_close(&f, /* clean= */ true);
+        fixture_open_shard(&f);
+        assert_true(holds_at(&f, 0, 8192, 8192, 2));
+        assert_true(holds_at(&f, 0, 409600, 4096, 1));
+        assert_true(holds_at(&f, 1, 8192, 8192, 2));
+        assert_true(holds_at(&f, 1, 409600, 4096, 3));
+        assert_int_equal(f.damaged_count, 0);
+        fixture_destroy(&f);
+    }
+}
+
 static void digested(struct store_digest *req, int rc)
 {
     struct digest_wait *wait = req->owner;
@@ -359,6 +395,7 @@ int main(void)
         cmocka_unit_test(third_source_merges_at_once),
         cmocka_unit_test(unflushed_blocks_are_settled_before_a_snapshot_shares_them),
         cmocka_unit_test(trim_after_a_snapshot_leaves_the_snapshot_alone),
+        cmocka_unit_test(suspect_checksums_are_verified_in_every_record_that_has_them),
         cmocka_unit_test(digest_is_recomputed_from_the_drive),
         cmocka_unit_test(scrub_finds_rot_without_being_asked),
         cmocka_unit_test(an_outdated_list_removes_nothing),
