@@ -41,6 +41,7 @@ bool drop_running(const struct store *store, const struct store_shard_id *id)
 
 static void drop_link(struct drop *drop)
 {
+    assert(!drop->next_instance && !list_linked(&drop->link));
     struct background *background = drop->store->background;
     drop->next_instance = drop_first(drop->store, &drop->id);
     list_push_back(&background->drops, &drop->link);

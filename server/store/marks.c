@@ -100,6 +100,7 @@ bool mark_next_suspect_record(const struct mark *mark, uint32_t chunk, uint32_t 
 
 void mark_record_verified(struct mark *mark, uint32_t chunk, uint32_t generation)
 {
+    assert(mark->suspect >> chunk % REGION_CHUNKS & 1);
     struct suspect_record **slot = suspect_slot(mark, chunk, generation), *record = *slot;
     if (!record)
         return;
