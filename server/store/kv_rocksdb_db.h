@@ -15,7 +15,7 @@
 #include "server/store/kv.h"
 
 #define KV_DB_LOG_BYTES_MAX (64u << 20) /* what a start replays at most, and a log takes on its file system, about */
-#define KV_DB_GETS_MAX 32u /* RocksDB's own bound on one batched multi-get */
+#define KV_DB_GETS_MAX 32u              /* RocksDB's own bound on one batched multi-get */
 
 struct kv_db {
     rocksdb_t *db;
