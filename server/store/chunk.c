@@ -117,6 +117,7 @@ void chunk_clear(struct chunk *chunk)
         list_remove(&chunk->dirty_link);
     free(chunk->base);
     chunk->base = NULL;
+    slots_forget(chunk);
     assert(!chunk->sums && !chunk->fresh);
 }
 
@@ -289,7 +290,7 @@ void chunk_export(const struct chunk *chunk, struct record_map *ret_map)
 void chunk_import(struct chunk *chunk, const struct record_map *map)
 {
     assert(!chunk->fresh);
-    assert(!chunk->sums);
+    assert(!chunk->sums && !chunk->slots);
     chunk->generation = map->generation;
     chunk->mod_epoch = map->mod_epoch;
     chunk->stored = true;

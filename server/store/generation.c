@@ -3,28 +3,20 @@
  *
  * - A record of the new generation takes over the whole resolved map, every unit gets one more reference, the sums are copied
  *   with it: no lookup ever walks back. The record of the generation that ends stays as it is.
+ * - What is fresh is fresh in both, with the same older source beneath (R21): a crash judges either record for itself, by the same
+ *   bytes and the same checksum. So nothing waits for a flush here.
+ * - Slots that the record does not use of units that were its alone are its successor's to fill (slots.c).
  * - When no live generation needs the older record it moves to the new generation: nothing is shared, nothing redirected.
  * - The put is not waited for: the kv keeps the order, and what is written next goes to units that the new record owns alone.
  * Failure: a failed put fails the store.
  */
 #include "server/store/older.h"
 
-#include <errno.h>
+#include "common/mutant.h"
 
-bool chunk_unsettled(const struct chunk *chunk)
+static void share_units(struct chunk *chunk)
 {
-    uint64_t settled = chunk->shard->store->settled_seq;
-    assert(chunk->index < STORE_SHARD_CHUNKS);
-    for (uint32_t c = 0; chunk->fresh && c < 2; c++) {
-        const struct record_fresh *fresh = &chunk->fresh->classes[c];
-        if (fresh->seq > settled && (fresh->bits[0] | fresh->bits[1] | fresh->bits[2] | fresh->bits[3]))
-            return true;
-    }
-    return false;
-}
-
-static void share_units(const struct chunk *chunk)
-{
+    slots_share(chunk);
     struct alloc *alloc = &chunk->shard->store->alloc;
     for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++) {
         uint32_t own = chunk->own[unit], base = chunk_base(chunk, unit);
@@ -46,27 +38,20 @@ static void delete_record(const struct chunk *chunk, struct kv_batch *batch)
     kv_batch_delete(batch, sums.bytes, sums.len);
 }
 
-bool generation_switch(struct piece *piece)
+void generation_switch(struct piece *piece)
 {
     struct chunk *chunk = piece->chunk;
     struct store *store = piece->store;
     assert(piece->sums && piece->sums->loaded);
     if (piece->generation == chunk->generation)
-        return true;
+        return;
     assert(piece->generation > chunk->generation);
     if (!chunk->stored) {
         chunk->generation = piece->generation;
-        return true;
+        return;
     }
     bool moves = (!chunk->generation && chunk_empty(chunk)) ||
                  !lineage_needs(piece->shard, chunk->generation, piece->generation);
-    if (!moves && chunk_unsettled(chunk)) {
-        /* R21: only settled blocks may become another record's: a crash must not let it accept what never existed. */
-        list_push_back(&store->settle_waiters, &piece->wait_link);
-        store->round.sync_wanted = true;
-        round_kick(store);
-        return false;
-    }
     struct kv_write *write = small_put_create(store);
     if (moves) {
         delete_record(chunk, &write->batch);
@@ -83,9 +68,10 @@ bool generation_switch(struct piece *piece)
         store->stats.records_switched++;
     }
     chunk->generation = piece->generation;
+    for (uint32_t b = 0; MUTANT(fresh_is_not_inherited) && b < STORE_CHUNK_BLOCKS; b++)
+        chunk_clear_fresh(chunk, b);
     chunk_put(chunk, &write->batch, &piece->released);
     chunk_put_sums(chunk, &write->batch);
     small_put_submit(write);
     round_release(store, &piece->released);
-    return true;
 }

@@ -24,6 +24,18 @@ bool inherit_wanted(const struct piece *piece, const struct chunk *chunk)
     return chunk && piece->generation < chunk->generation;
 }
 
+static bool unsettled(const struct chunk *chunk)
+{
+    uint64_t settled = chunk->shard->store->settled_seq;
+    assert(chunk->index < STORE_SHARD_CHUNKS);
+    for (uint32_t c = 0; chunk->fresh && c < 2; c++) {
+        const struct record_fresh *fresh = &chunk->fresh->classes[c];
+        if (fresh->seq > settled && (fresh->bits[0] | fresh->bits[1] | fresh->bits[2] | fresh->bits[3]))
+            return true;
+    }
+    return false;
+}
+
 static void lookup_ended(struct lookup *lookup, int rc)
 {
     struct detour *detour = lookup->owner;
@@ -87,7 +99,7 @@ void inherit_start(struct piece *piece)
 
 void record_resolve(const struct chunk *chunk, struct record_map *ret_map)
 {
-    assert(!chunk_unsettled(chunk));
+    assert(!unsettled(chunk));
     chunk_export(chunk, ret_map);
     memset(ret_map->fresh, 0, sizeof(ret_map->fresh));
     for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++) {
@@ -151,15 +163,19 @@ static void make_record(struct piece *piece)
 {
     struct detour *detour = piece->detour;
     struct store *store = piece->store;
-    const struct chunk *source = detour->lookup.chunk, *head = chunk_get(piece->shard, piece->chunk_index);
+    struct chunk *source = detour->lookup.chunk;
+    const struct chunk *head = chunk_get(piece->shard, piece->chunk_index);
     struct kv_write *write = small_put_create(store);
     struct record_map map = {.generation = 0};
     memset(map.own, 0xff, sizeof(map.own));
     memset(map.base, 0xff, sizeof(map.base));
     assert(!source || detour->sums);
     assert(!piece->chunk && !piece->older);
-    if (source)
+    if (source) {
         record_resolve(source, &map);
+        if (source->stored && !source->bare)
+            slots_share(source);
+    }
     map.generation = piece->generation;
     map.mod_epoch = piece->epoch;
     share_units(store, &map);
@@ -273,7 +289,7 @@ void inherit_resume(struct piece *piece)
         return;
     }
     struct chunk *source = detour->lookup.chunk;
-    if (source && chunk_unsettled(source)) { /* R21: only settled blocks may become another record's */
+    if (source && unsettled(source)) { /* R21: only settled blocks may become another record's */
         list_push_back(&store->settle_waiters, &piece->wait_link);
         store->round.sync_wanted = true;
         round_kick(store);

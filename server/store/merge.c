@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* merge: a unit that would get a third source is rewritten whole (at most two sources a unit).
+/* merge: a unit that would get a third source is rewritten whole (at most two sources a unit), and so is one with blocks whose older
+ * source is still needed (R21) when it would be put beneath another.
  *
  * Per unit, one after the other: read the blocks that stay, lay the written ones over them, write a new unit. Then:
  * - flush the drive: the record will not name the old sources any more, so it must never be durable before the data is (R22);
@@ -79,9 +80,10 @@ static void switch_unit(struct piece *piece, const struct merge *merge)
     uint32_t unit = merge->unit;
     uint32_t own = chunk->own[unit], base = chunk_base(chunk, unit);
     assert(merge->taken != own && merge->taken != base);
-    assert(own != UNIT_NONE && base != UNIT_NONE);
+    assert(own != UNIT_NONE);
     chunk_unref(piece->store, &piece->released, own);
-    chunk_unref(piece->store, &piece->released, base);
+    if (base != UNIT_NONE)
+        chunk_unref(piece->store, &piece->released, base);
     chunk->own[unit] = merge->taken;
     chunk_set_base(chunk, unit, UNIT_NONE);
     for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++) {

@@ -70,6 +70,5 @@ void inherit_start(struct piece *piece);
 void inherit_resume(struct piece *piece); /* a part it waited for ended */
 /* How a record reads once everything in it is settled: what nothing refers to is left out. */
 void record_resolve(const struct chunk *chunk, struct record_map *ret_map);
-bool chunk_unsettled(const struct chunk *chunk);
 
 #endif

@@ -87,9 +87,9 @@ static void set_lock(struct piece *piece)
         return;
     uint32_t first = piece->first, end = first + piece->count;
     assert(end <= STORE_CHUNK_BLOCKS);
-    if (write_needs_merge(chunk, piece->generation, first / UNIT_BLOCKS))
+    if (write_locks_unit(chunk, piece->generation, first / UNIT_BLOCKS, piece->first, piece->count))
         first -= first % UNIT_BLOCKS;
-    if (end % UNIT_BLOCKS && write_needs_merge(chunk, piece->generation, end / UNIT_BLOCKS))
+    if (end % UNIT_BLOCKS && write_locks_unit(chunk, piece->generation, end / UNIT_BLOCKS, piece->first, piece->count))
         end += UNIT_BLOCKS - end % UNIT_BLOCKS;
     piece->lock_first = (uint16_t)first;
     piece->lock_count = (uint16_t)(end - first);

@@ -4,6 +4,7 @@
  *   store_generations -> shard->reap_wanted -> reap_kick -> page by page: scan, judge, one batch of deletions
  * - A record (c, g) serves [g, next newer record of c). Without a live generation in there it goes, with its sums; its units lose a
  *   reference, and what nobody references is free after the next sync (R22, I11). So does the newest one of a deleted volume.
+ * - A record that stays lets go of units beneath blocks that were fresh when it ended, and are settled now (R21).
  * - Nothing is remembered over a restart: the list of live generations comes again, and the shard is gone through again.
  * - A page that was scanned before an older record changed is scanned again; a chunk whose older records are in use is left
  *   for another pass.
@@ -112,9 +113,67 @@ static void drop_newest(struct reaper *reaper, struct store_shard *shard, struct
         head->mod_epoch = mod_epoch;
 }
 
+static bool is_fresh(const struct record_map *map, uint64_t settled_seq, uint32_t block)
+{
+    assert(block < STORE_CHUNK_BLOCKS);
+    for (uint32_t c = 0; c < 2; c++)
+        if (map->fresh[c].seq > settled_seq && map->fresh[c].bits[block / 64] >> (block % 64) & 1)
+            return true;
+    return false;
+}
+
+/* The unit beneath: 0: still needed; -EAGAIN: until what lies above it is settled; 1: by nobody. */
+static int beneath(const struct record_map *map, uint64_t settled_seq, uint32_t unit)
+{
+    int needed = 1;
+    assert(unit < STORE_CHUNK_UNITS);
+    assert(map->base[unit] != UNIT_NONE);
+    for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++) {
+        if (record_state_get(map->states, b) == BLOCK_BASE)
+            return 0;
+        if (record_state_get(map->states, b) == BLOCK_OVER && is_fresh(map, settled_seq, b))
+            needed = -EAGAIN;
+    }
+    return needed;
+}
+
+/* A record that was its chunk's newest while blocks of it were fresh keeps units beneath them that it needs no more (R21). */
+static void tidy_older(struct reaper *reaper, struct store_shard *shard, struct reaped *record, uint32_t until)
+{
+    struct store *store = reaper->store;
+    struct record_map *map = &record->map;
+    uint32_t let_go = 0;
+    assert(lineage_needs(shard, map->generation, until));
+    for (uint32_t unit = 0; unit < STORE_CHUNK_UNITS; unit++) {
+        int needed = map->base[unit] != UNIT_NONE ? beneath(map, store->settled_seq, unit) : 0;
+        if (needed == -EAGAIN) {
+            reaper->again = store->round.sync_wanted = true;
+            round_kick(store);
+        }
+        if (needed != 1)
+            continue;
+        if (let_go++ == 0 && older_busy(shard, record->index)) {
+            reaper->again = true;
+            return;
+        }
+        chunk_unref(store, &reaper->released, map->base[unit]);
+        map->base[unit] = UNIT_NONE;
+        for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++)
+            if (record_state_get(map->states, b) == BLOCK_OVER)
+                record_state_set(map->states, b, BLOCK_OWN);
+    }
+    if (!let_go)
+        return;
+    assert(!map->bare);
+    older_forget(shard, record->index, map->generation);
+    uint8_t value[RECORD_MAP_BYTES_MAX];
+    struct record_key key = record_key_chunk(RECORD_MAP, &shard->id, record->index, map->generation);
+    uint32_t bytes = record_map_encode(&key, map, value);
+    kv_batch_put(&reaper->write.batch, key.bytes, key.len, value, bytes);
+}
+
 /* next: the chunk's next older record, NULL: none. */
-static void judge(struct reaper *reaper, struct store_shard *shard, const struct reaped *record,
-                  const struct reaped *next)
+static void judge(struct reaper *reaper, struct store_shard *shard, struct reaped *record, const struct reaped *next)
 {
     uint32_t generation = record->map.generation;
     bool newest = reaper->chunk != record->index;
@@ -125,8 +184,11 @@ static void judge(struct reaper *reaper, struct store_shard *shard, const struct
     if (!head || head->bare || generation > head->generation || (newest != (generation == head->generation)))
         return; /* it changed since: another pass tells */
     assert(until > generation);
-    if (lineage_needs(shard, generation, until))
+    if (lineage_needs(shard, generation, until)) {
+        if (!newest)
+            tidy_older(reaper, shard, record, until);
         return;
+    }
     bool settled = !next || (next->map.fresh[0].seq <= shard->store->settled_seq &&
                              next->map.fresh[1].seq <= shard->store->settled_seq);
     if (newest ? chunk_in_use(shard, head) || !settled : older_busy(shard, record->index)) {

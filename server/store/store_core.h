@@ -63,7 +63,8 @@ struct sums {
 struct chunk {
     uint32_t own[STORE_CHUNK_UNITS];
     uint8_t states[STORE_CHUNK_BLOCKS / 4];
-    uint32_t *base; /* NULL: none */
+    uint32_t *base;  /* NULL: none */
+    uint16_t *slots; /* of shared own units: free to be filled, a bit a block (slots.c); NULL: none known */
     struct chunk_fresh *fresh;
     struct sums *sums;
     struct store_shard *shard;
@@ -361,6 +362,15 @@ void chunk_put(struct chunk *chunk, struct kv_batch *batch,
 void chunk_put_sums(struct chunk *chunk, struct kv_batch *batch);                 /* clears dirty */
 void chunk_unref(struct store *store, struct unit_list *released, uint32_t unit); /* the last one is released */
 
+/* slots.c: a bit a block of the unit */
+uint16_t slots_free(const struct chunk *chunk, uint32_t generation,
+                    uint32_t unit); /* a write may go to own[unit] there */
+uint16_t slots_of(uint32_t unit, uint32_t first,
+                  uint32_t count);                   /* of the blocks [first, first + count) in that unit */
+void slots_share(struct chunk *chunk);               /* before its units get another reference */
+void slots_use(struct chunk *chunk, uint32_t block); /* the record uses the block in its own unit */
+void slots_forget(struct chunk *chunk);
+
 /* Where a block's bytes are: drive offset of the block, or UINT64_MAX for zero. */
 uint64_t record_block_offset(const struct record_map *map, uint32_t block);
 uint64_t chunk_block_offset(const struct chunk *chunk, uint32_t block);
@@ -428,7 +438,8 @@ void read_verify(struct piece *piece);
 int read_failed(struct piece *piece, const struct run *run); /* a drive read failed: retried block by block */
 void write_start(struct piece *piece);
 void write_data_done(struct piece *piece);
-bool write_needs_merge(const struct chunk *chunk, uint32_t generation, uint32_t unit);
+/* May a write of these blocks merge the unit, and so exclude others from all of it? */
+bool write_locks_unit(const struct chunk *chunk, uint32_t generation, uint32_t unit, uint32_t first, uint32_t count);
 void write_after_sums(struct piece *piece);
 void write_map(struct piece *piece);
 void write_data(struct piece *piece); /* merges are done: the rest of the blocks */
@@ -440,8 +451,8 @@ void zero_start(struct piece *piece);
 void zero_apply(struct piece *piece);
 bool zero_is_noop(const struct piece *piece);
 
-/* generation.c: the newest record moves to the piece's generation. False: a settling round is awaited. */
-bool generation_switch(struct piece *piece);
+/* generation.c: the newest record moves to the piece's generation. */
+void generation_switch(struct piece *piece);
 
 /* lineage.c: live generations, bases */
 bool lineage_needs(const struct store_shard *shard, uint32_t first, uint32_t end); /* a live one in [first, end)? */

@@ -7,8 +7,8 @@
  * - Newly valid blocks or new units: the map record and the sums go to the kv after the data is on the drive (R21), unsynced;
  *   its acknowledgement ends the piece.
  * - A generation that the newest record does not serve takes a detour (inherit.c) to a record of its own.
- * - A unit shared with another generation is redirected: the new unit takes the written blocks, the shared one stays beneath
- *   as base; a third source merges at once (merge.c).
+ * - Of a unit shared with another generation, slots that nobody uses are filled (slots.c). Else it is redirected: a new unit
+ *   takes the written blocks, the shared one stays beneath as base; a third source merges at once (merge.c).
  * Failure: a failed drive write or put fails the store (content and checksums may disagree); no space waits for the round
  *   that frees some or for prewriting, -ENOSPC when neither can help.
  */
@@ -17,16 +17,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Own unit that must not be overwritten in place: another record references it, or is about to. */
-static bool own_shared(const struct chunk *chunk, uint32_t generation, uint32_t unit)
-{
-    uint32_t own = chunk->own[unit];
-    assert(own != UNIT_NONE);
-    if (generation != chunk->generation && chunk->stored)
-        return true;
-    return alloc_refs(&chunk->shard->store->alloc, own) > 1;
-}
 
 static bool unit_uses_own(const struct chunk *chunk, uint32_t unit)
 {
@@ -47,12 +37,22 @@ static bool unit_uses_base(const struct chunk *chunk, uint32_t unit)
     return false;
 }
 
-bool write_needs_merge(const struct chunk *chunk, uint32_t generation, uint32_t unit)
+static bool unit_has_fresh(const struct chunk *chunk, uint32_t unit)
 {
     assert(unit < STORE_CHUNK_UNITS);
-    if (chunk->own[unit] == UNIT_NONE || chunk_base(chunk, unit) == UNIT_NONE || !own_shared(chunk, generation, unit))
+    for (uint32_t b = unit * UNIT_BLOCKS; chunk->fresh && b < (unit + 1) * UNIT_BLOCKS; b++)
+        if (chunk_is_fresh(chunk, b))
+            return true;
+    return false;
+}
+
+bool write_locks_unit(const struct chunk *chunk, uint32_t generation, uint32_t unit, uint32_t first, uint32_t count)
+{
+    uint16_t wanted = slots_of(unit, first, count), free_slots = slots_free(chunk, generation, unit);
+    if (chunk->own[unit] == UNIT_NONE || (wanted & free_slots) == wanted)
         return false;
-    return unit_uses_own(chunk, unit) && unit_uses_base(chunk, unit);
+    /* With slots to fill beside it, what is settled now may be fresh when it begins. */
+    return chunk_base(chunk, unit) != UNIT_NONE || free_slots || unit_has_fresh(chunk, unit);
 }
 
 uint32_t store_units_needed(struct store_shard *shard, uint32_t generation, uint64_t offset, uint64_t length)
@@ -64,8 +64,11 @@ uint32_t store_units_needed(struct store_shard *shard, uint32_t generation, uint
     for (uint64_t at = first; at <= last; at++) {
         const struct chunk *chunk = chunk_get(shard, (uint32_t)(at / STORE_CHUNK_UNITS));
         uint32_t unit = (uint32_t)(at % STORE_CHUNK_UNITS);
-        if (!chunk || chunk->own[unit] == UNIT_NONE || generation < chunk->generation ||
-            own_shared(chunk, generation, unit))
+        uint64_t begin = at * STORE_UNIT_BYTES, end = begin + STORE_UNIT_BYTES;
+        uint32_t from = (uint32_t)((offset > begin ? offset - begin : 0) / STORE_BLOCK_BYTES);
+        uint32_t to = (uint32_t)(((offset + length < end ? offset + length : end) - begin - 1) / STORE_BLOCK_BYTES);
+        uint16_t wanted = slots_of(0, from, to - from + 1);
+        if (!chunk || generation < chunk->generation || (slots_free(chunk, generation, unit) & wanted) != wanted)
             needed++;
     }
     return needed;
@@ -109,8 +112,7 @@ void write_after_sums(struct piece *piece)
         inherit_resume(piece);
         return;
     }
-    if (!generation_switch(piece))
-        return;
+    generation_switch(piece);
     if (piece->kind == PIECE_WRITE)
         write_map(piece);
     else
@@ -169,18 +171,18 @@ static bool overwrites_older(const struct piece *piece, uint32_t unit)
 static bool in_place(const struct piece *piece, uint32_t unit)
 {
     const struct chunk *chunk = piece->chunk;
+    uint16_t wanted = slots_of(unit, piece->first, piece->count);
     assert(piece->generation == chunk->generation);
-    return chunk->own[unit] != UNIT_NONE && !own_shared(chunk, piece->generation, unit) &&
-           !overwrites_older(piece, unit);
+    return (slots_free(chunk, piece->generation, unit) & wanted) == wanted && !overwrites_older(piece, unit);
 }
 
 static bool merges(const struct piece *piece, uint32_t unit)
 {
     const struct chunk *chunk = piece->chunk;
     assert(!in_place(piece, unit));
-    if (chunk->own[unit] == UNIT_NONE || chunk_base(chunk, unit) == UNIT_NONE)
+    if (chunk->own[unit] == UNIT_NONE || !unit_uses_own(chunk, unit))
         return false;
-    return unit_uses_own(chunk, unit) && unit_uses_base(chunk, unit);
+    return (chunk_base(chunk, unit) != UNIT_NONE && unit_uses_base(chunk, unit)) || unit_has_fresh(chunk, unit);
 }
 
 /* Gives the unit a place of its own: the taken one. */
@@ -192,6 +194,8 @@ static void prepare_unit(struct piece *piece, uint32_t unit, uint32_t taken)
     piece->units_allocated++;
     piece->map_changed = true;
     if (merges(piece, unit)) {
+        assert(piece->lock_first <= unit * UNIT_BLOCKS);
+        assert((uint32_t)piece->lock_first + piece->lock_count >= (unit + 1) * UNIT_BLOCKS);
         if (piece->merge_count == piece->merge_capacity) {
             piece->merge_capacity = STORE_CHUNK_UNITS;
             piece->merges = store_malloc(STORE_CHUNK_UNITS * sizeof(*piece->merges));
@@ -324,6 +328,7 @@ static bool set_states(struct piece *piece)
         uint32_t block = piece->first + i;
         sums_set(piece->sums, block, piece->crcs[i]);
         enum block_state state = chunk_state(chunk, block);
+        slots_use(chunk, block);
         if (state == BLOCK_OWN || state == BLOCK_OVER)
             continue;
         record_state_set(chunk->states, block, state == BLOCK_BASE ? BLOCK_OVER : BLOCK_OWN);

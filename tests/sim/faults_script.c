@@ -11,7 +11,8 @@
  * - actions: crash WHO MS, power WHO MS (back after MS), pause WHO MS, stop WHO, cut WHO WHO MS, isolate WHO MS, deaf WHO MS (isolated, but not
  *   from the control plane), reset WHO WHO, slowlink WHO WHO EXTRA_MS MS, slowdrive WHO EXTRA_MS MS, slowflush WHO TAKES_MS MS, hang WHO MS,
  *   eio WHO N, drop WHO N, rot WHO N, clock WHO MS, failover, guestcrash, quiet (the guest begins nothing more), move WHO (the primary
- *   role), keep WHO / lose WHO (what power loss does to the unflushed), forget WHO (it keeps the drive's, and loses the kv's), call WHO NAME.
+ *   role), keep WHO / lose WHO (what power loss does to the unflushed), forget WHO (it keeps the drive's, and loses the kv's), overtake WHO (the
+ *   other way round), call WHO NAME.
  * - with operators: one of their tasks, at once (snapshot, rollback, ...); readsnapshots: each is read from its beginning to its end.
  * - operations: write, fua, read, trim BLOCK COUNT, flush; peek WHO BLOCK: a read by somebody whose map is old (workload_hand.h).
  * Failure: an action or a name that is not understood is a failure of the run, and so is a step that was not reached before faults end.
@@ -185,12 +186,13 @@ static void power_mood(struct armed *a, int node, bool keep)
     kv->power_drops_all = !keep;
 }
 
-static void forget(struct armed *a, int node)
+/* The drive keeps what the kv loses, or the other way round. */
+static void power_mood_split(struct armed *a, int node, bool drive_keeps)
 {
     struct kv_sim_faults *kv = kv_sim_faults(sim_node_kv(a->faults->sim->nodes[node]));
-    power_mood(a, node, /* keep= */ true);
-    kv->power_keeps_all = false;
-    kv->power_drops_all = true;
+    power_mood(a, node, drive_keeps);
+    kv->power_keeps_all = !drive_keeps;
+    kv->power_drops_all = drive_keeps;
 }
 
 static void slow_flush(struct armed *a, int node)
@@ -244,8 +246,8 @@ static bool act_on(struct armed *a, const char *action, int node)
         faults_clock_jump(f, node, ENV_MS(1) * number(a, 1));
     else if (strcmp(action, "keep") == 0 || strcmp(action, "lose") == 0)
         power_mood(a, node, action[0] == 'k');
-    else if (strcmp(action, "forget") == 0)
-        forget(a, node);
+    else if (strcmp(action, "forget") == 0 || strcmp(action, "overtake") == 0)
+        power_mood_split(a, node, action[0] == 'f');
     else if (strcmp(action, "peek") == 0)
         return guest_peek(sim->guests[0], node, number(a, 1)) == 0;
     else if (strcmp(action, "call") == 0)

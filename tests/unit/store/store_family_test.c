@@ -427,6 +427,7 @@ static void space_of_deleted_snapshots_comes_back(void **state)
     struct family_volume *volume = family_volume(&family, 0);
     family_write(&family, volume, 1, 0, 256);
     family_write(&family, volume, 1, 256, 256);
+    family_flush(&family);
     family_snapshot(&family, volume);
     for (uint32_t unit = 0; unit < 32; unit++)
         family_write(&family, volume, 2, unit * 16 + unit % 16, 1);

@@ -73,10 +73,10 @@ static void third_source_merges_at_once(void **state)
     struct fixture f;
     start(&f, 32);
     assert_int_equal(fixture_write(&f, 0, 65536, 1), 0);
-    for (uint32_t g = 1; g <= 2; g++) {
+    for (uint32_t g = 1; g <= 2; g++) { /* the same block again: the unit that has it cannot be filled */
         assert_int_equal(fixture_flush(&f), 0);
         f.generation = g;
-        assert_int_equal(fixture_write(&f, g * 4096, 4096, (uint8_t)(g + 1)), 0);
+        assert_int_equal(fixture_write(&f, 4096, 4096 * g, (uint8_t)(g + 1)), 0);
     }
     assert_int_equal(fixture_stats(&f).units_merged, 1);
     assert_int_equal(allocated(&f), 3);
@@ -85,8 +85,7 @@ static void third_source_merges_at_once(void **state)
         assert_true(holds_at(&f, 1, 4096, 4096, 2));
         assert_true(holds_at(&f, 1, 8192, 65536 - 8192, 1));
         assert_true(holds_at(&f, 2, 0, 4096, 1));
-        assert_true(holds_at(&f, 2, 4096, 4096, 2));
-        assert_true(holds_at(&f, 2, 8192, 4096, 3));
+        assert_true(holds_at(&f, 2, 4096, 8192, 3));
         assert_true(holds_at(&f, 2, 12288, 65536 - 12288, 1));
         if (crash == 0) {
             assert_int_equal(fixture_flush(&f), 0);
@@ -98,23 +97,121 @@ static void third_source_merges_at_once(void **state)
     fixture_destroy(&f);
 }
 
-/* What no flush covered may never have existed: a snapshot's successor must not take it for settled (R21, I12). */
-static void unflushed_blocks_are_settled_before_a_snapshot_shares_them(void **state)
+/* Generation g writes block g of a unit: all of them share one new unit, and none of them copies or flushes anything. */
+static void generations_fill_the_slots_of_one_unit(void **state)
 {
     (void)state;
     struct fixture f;
-    start(&f, 39);
+    start(&f, 36);
+    assert_int_equal(fixture_write(&f, 0, 65536, 1), 0);
+    assert_int_equal(fixture_flush(&f), 0);
+    struct drive_sim_stats drive = *drive_sim_stats(f.disk);
+    for (uint32_t g = 1; g < 16; g++) {
+        f.generation = g;
+        assert_int_equal(store_units_needed(f.shard, g, g * 4096, 4096), g == 1);
+        assert_int_equal(fixture_write(&f, g * 4096, 4096, (uint8_t)(g + 1)), 0);
+    }
+    assert_int_equal(allocated(&f), 2);
+    assert_int_equal(fixture_stats(&f).units_merged, 0);
+    assert_int_equal(drive_sim_stats(f.disk)->bytes_written - drive.bytes_written, 15 * 4096);
+    assert_int_equal(drive_sim_stats(f.disk)->reads, drive.reads);
+    assert_int_equal(drive_sim_stats(f.disk)->flushes, drive.flushes);
+    for (uint32_t crash = 0; crash < 2; crash++) {
+        for (uint32_t g = 0; g < 16; g++)
+            for (uint32_t block = 0; block < 16; block++)
+                assert_true(holds_at(&f, g, block * 4096, 4096, block > 0 && block <= g ? (uint8_t)(block + 1) : 1));
+        if (crash == 0) {
+            assert_int_equal(fixture_flush(&f), 0);
+            fixture_crash(&f, /* power= */ true);
+            fixture_open_shard(&f);
+        }
+    }
+    f.generation = 16; /* what was filled is not filled again; after a start nothing is known to be free */
+    assert_int_equal(store_units_needed(f.shard, 16, 4096, 4096), 1);
+    assert_int_equal(fixture_write(&f, 0, 8192, 99), 0);
+    assert_true(holds_at(&f, 15, 0, 4096, 1));
+    assert_true(holds_at(&f, 15, 4096, 4096, 2));
+    assert_true(fixture_holds(&f, 0, 8192, 99));
+    fixture_destroy(&f);
+}
+
+/* A trimmed block's slot is the older record's still. */
+static void slots_of_trimmed_blocks_are_not_filled(void **state)
+{
+    (void)state;
+    struct fixture f;
+    start(&f, 37);
+    assert_int_equal(fixture_write(&f, 0, 8192, 1), 0);
+    for (uint32_t g = 1; g <= 3; g++) {
+        f.generation = g;
+        assert_int_equal(fixture_zero(&f, 0, 4096, 0), 0);
+        if (g == 3)
+            assert_int_equal(fixture_write(&f, 0, 4096, 3), 0);
+        assert_int_equal(fixture_write(&f, (g + 4) * 4096, 4096, (uint8_t)(10 + g)), 0);
+    }
+    assert_true(holds_at(&f, 0, 0, 8192, 1));
+    for (uint32_t g = 1; g <= 3; g++) {
+        assert_true(holds_at(&f, g, 0, 4096, g == 3 ? 3 : 0));
+        assert_true(holds_at(&f, g, 4096, 4096, 1));
+        for (uint32_t at = 1; at <= 3; at++)
+            assert_true(holds_at(&f, g, (at + 4) * 4096, 4096, at <= g ? (uint8_t)(10 + at) : 0));
+    }
+    fixture_destroy(&f);
+}
+
+/* What no flush covered may never have existed, in all records that took it over, or in none (R21, I12). */
+static void unflushed_blocks_are_lost_or_kept_in_every_generation(void **state)
+{
+    (void)state;
+    for (int lost = 0; lost < 2; lost++) {
+        struct fixture f;
+        start(&f, 39);
+        assert_int_equal(fixture_write(&f, 4096, 65536 - 4096, 1), 0);
+        assert_int_equal(fixture_flush(&f), 0);
+        f.generation = 1;
+        assert_int_equal(fixture_write(&f, 4096, 4096, 2), 0); /* an older source beneath */
+        assert_int_equal(fixture_write(&f, 0, 4096, 2), 0);    /* none */
+        uint64_t syncs = kv_sim_stats(f.base)->syncs, flushes = drive_sim_stats(f.disk)->flushes;
+        for (f.generation = 2; f.generation < 4; f.generation++)
+            assert_int_equal(fixture_write(&f, f.generation * 4096, 4096, (uint8_t)(1 + f.generation)), 0);
+        assert_int_equal(kv_sim_stats(f.base)->syncs, syncs); /* nothing was waited for */
+        assert_int_equal(drive_sim_stats(f.disk)->flushes, flushes);
+        kv_sim_faults(f.base)->power_keeps_all = true;
+        drive_sim_faults(f.disk)->power_drops_all = lost;
+        drive_sim_faults(f.disk)->power_keeps_all = !lost;
+        fixture_crash(&f, /* power= */ true);
+        fixture_open_shard(&f);
+        for (uint32_t g = 1; g < 4; g++) {
+            assert_true(holds_at(&f, g, 0, 4096, lost ? 0 : 2));
+            assert_true(holds_at(&f, g, 4096, 4096, lost ? 1 : 2));
+            assert_true(holds_at(&f, g, 8192, 4096, lost || g < 2 ? 1 : 3));
+            assert_true(holds_at(&f, g, 12288, 4096, lost || g < 3 ? 1 : 4));
+            assert_true(holds_at(&f, g, 16384, 65536 - 16384, 1));
+        }
+        assert_true(holds_at(&f, 0, 4096, 65536 - 4096, 1));
+        assert_int_equal(f.damaged_count, 0);
+        fixture_destroy(&f);
+    }
+}
+
+/* A unit with unsettled blocks can't be put beneath another: their older source would be a third one. */
+static void unflushed_blocks_are_merged_when_their_unit_is_redirected(void **state)
+{
+    (void)state;
+    struct fixture f;
+    start(&f, 38);
     assert_int_equal(fixture_write(&f, 0, 4096, 1), 0);
     f.generation = 1;
-    assert_int_equal(fixture_write(&f, 8192, 4096, 2), 0);
-    kv_sim_faults(f.base)->power_keeps_all = true;
+    assert_int_equal(fixture_write(&f, 0, 8192, 2), 0);
+    assert_int_equal(fixture_stats(&f).units_merged, 1);
     drive_sim_faults(f.disk)->power_drops_all = true;
+    kv_sim_faults(f.base)->power_keeps_all = true;
     fixture_crash(&f, /* power= */ true);
     fixture_open_shard(&f);
-    assert_true(fixture_holds(&f, 0, 4096, 1));
+    assert_true(fixture_holds(&f, 0, 8192, 2)); /* merging flushed it */
     assert_true(holds_at(&f, 0, 0, 4096, 1));
-    assert_true(fixture_holds(&f, 8192, 4096, 0)); /* this one was lost, and was not flushed */
-    assert_true(fixture_holds(&f, 4096, 4096, 0));
+    assert_true(holds_at(&f, 0, 4096, 4096, 0));
+    assert_int_equal(f.damaged_count, 0);
     fixture_destroy(&f);
 }
 
@@ -393,7 +490,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(first_write_after_a_snapshot_takes_just_those_blocks),
         cmocka_unit_test(third_source_merges_at_once),
-        cmocka_unit_test(unflushed_blocks_are_settled_before_a_snapshot_shares_them),
+        cmocka_unit_test(generations_fill_the_slots_of_one_unit),
+        cmocka_unit_test(slots_of_trimmed_blocks_are_not_filled),
+        cmocka_unit_test(unflushed_blocks_are_lost_or_kept_in_every_generation),
+        cmocka_unit_test(unflushed_blocks_are_merged_when_their_unit_is_redirected),
         cmocka_unit_test(trim_after_a_snapshot_leaves_the_snapshot_alone),
         cmocka_unit_test(suspect_checksums_are_verified_in_every_record_that_has_them),
         cmocka_unit_test(digest_is_recomputed_from_the_drive),
