@@ -46,7 +46,7 @@ void mark_destroy(struct mark *mark)
 {
     assert(list_empty(&mark->waiters));
     assert(!mark->inflight);
-    assert(!mark->wanted && !mark->in_round);
+    assert(!mark->wanted && !mark->in_round && !mark->picked);
     list_remove(&mark->lru);
     assert(mark->shard->store->mark_count > 0);
     mark->shard->store->mark_count--;

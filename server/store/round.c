@@ -99,7 +99,7 @@ static void end_round(struct store *store, int rc)
         for (uint32_t i = 0; i < round->mark_count; i++)
             round->marks[i]->in_round = false;
         for (uint32_t i = 0; i < round->clean_count; i++)
-            round->cleans[i]->cleaning = false;
+            round->cleans[i]->cleaning = round->cleans[i]->picked = false;
         round->mark_count = round->clean_count = 0;
     }
     round->phase = ROUND_IDLE;

@@ -26,6 +26,7 @@ static void add_clean(struct round *round, struct mark *mark)
     assert(round->clean_count < round->clean_capacity);
     round->cleans[round->clean_count++] = mark;
     mark->writes_at_flush = mark->writes;
+    mark->picked = true;
     round->clean_chunks += (uint32_t)__builtin_popcount(mark->touched);
     assert(mark_cleanable(mark));
 }
@@ -104,6 +105,7 @@ static void fill_cleans(struct store *store)
     assert(round->clean_count <= round->clean_capacity);
     for (uint32_t i = 0; i < round->clean_count; i++) {
         struct mark *mark = round->cleans[i];
+        mark->picked = false;
         /* R14: flushed and committed and not written since that flush began. */
         if (mark->writes != mark->writes_at_flush || !mark_cleanable(mark))
             continue;

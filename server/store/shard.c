@@ -96,7 +96,8 @@ bool shard_quiet(const struct store_shard *shard)
     for (uint32_t i = 0; i < SHARD_REGIONS; i++) {
         const struct region *region = shard->regions[i];
         const struct mark *mark = region ? region->mark : NULL;
-        if (region && (!list_empty(&region->pieces) || (mark && (mark->wanted || mark->in_round || mark->cleaning))))
+        if (region && (!list_empty(&region->pieces) ||
+                       (mark && (mark->wanted || mark->in_round || mark->picked || mark->cleaning))))
             return false;
     }
     const struct chunk *chunk;

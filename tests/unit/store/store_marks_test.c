@@ -174,6 +174,31 @@ static void region_written_during_the_flush_is_not_cleaned_by_it(void **state)
     fixture_destroy(&f);
 }
 
+/* The round that picked its mark for cleaning is still at its drive flush: the mark must outlive it. */
+static void shard_dropped_while_a_round_would_clean_it(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct trace trace;
+    start(&f, &trace);
+    assert_int_equal(fixture_write(&f, 0, 4096, 1), 0);
+    fixture_commit_all(&f);
+    struct drive_sim_faults *faults = drive_sim_faults(f.disk);
+    uint64_t flushes = drive_sim_stats(f.disk)->flushes;
+    faults->slow_flush_ns = ENV_MS(400);
+    while (drive_sim_stats(f.disk)->flushes == flushes)
+        fixture_run(&f, ENV_MS(10));
+    faults->slow_flush_ns = 0;
+    struct store_shard_id id = store_shard_identity(f.shard);
+    store_shard_close(f.shard);
+    store_shard_drop(f.store, &id);
+    fixture_run(&f, ENV_MS(5000));
+    assert_int_equal(fixture_stats(&f).bytes_allocated, 0);
+    assert_int_equal(fixture_stats(&f).marks, 0);
+    f.shard = NULL;
+    fixture_destroy(&f);
+}
+
 static void cleaned_chunks_keep_mod_epoch_across_restart(void **state)
 {
     (void)state;
@@ -429,6 +454,7 @@ int main(void)
         cmocka_unit_test(mark_is_cleaned_when_flushed_committed_and_idle),
         cmocka_unit_test(busy_region_is_not_cleaned),
         cmocka_unit_test(region_written_during_the_flush_is_not_cleaned_by_it),
+        cmocka_unit_test(shard_dropped_while_a_round_would_clean_it),
         cmocka_unit_test(cleaned_chunks_keep_mod_epoch_across_restart),
         cmocka_unit_test(marked_region_lists_all_its_chunks),
         cmocka_unit_test(restamp_moves_all_marks_in_one_batch_and_awaits_the_takeover),
