@@ -3,7 +3,7 @@
  * source is still needed (R21) when it would be put beneath another.
  *
  * Per unit, one after the other: read the blocks that stay, lay the written ones over them, write a new unit. Then:
- * - flush the drive: the record will not name the old sources any more, so it must never be durable before the data is (R22);
+ * - flush the drive, one flush for all that wait: the record will not name the old sources any more, so it must never be durable before the data is (R22);
  * - switch all merged units in memory and go on with the rest of the write.
  * The piece holds the whole units exclusively (piece.c: set_lock).
  * Failure: an unreadable source ends the write with -EIO and changes nothing; failed writes and flushes fail the store.
@@ -93,20 +93,68 @@ static void switch_unit(struct piece *piece, const struct merge *merge)
     }
 }
 
-static void flush_done(struct piece *piece)
+static void merged(struct piece *piece)
 {
     assert(piece->merge_phase == MERGE_FLUSH && !piece->merges_applied);
     assert(piece->merge_at == piece->merge_count);
     for (uint32_t i = 0; i < piece->merge_count; i++)
         switch_unit(piece, &piece->merges[i]);
     piece->merges_applied = true;
-    struct buf *buf = piece->merge_buf;
-    piece->merge_buf = NULL;
-    store_give_buf(piece->store, buf);
     if (piece->kind == PIECE_COMPACT)
         write_submit_put(piece, /* with_sums= */ false);
     else
         write_data(piece);
+}
+
+static void flush_ended(struct drive_io *io, int rc);
+
+static void flush_start(struct store *store)
+{
+    struct merge_flush *flush = &store->merge_flush;
+    struct list_node *node;
+    assert(!flush->running && list_empty(&flush->covered));
+    while ((node = list_pop_front(&flush->waiting)))
+        list_push_back(&flush->covered, node);
+    flush->running = !list_empty(&flush->covered);
+    if (!flush->running)
+        return;
+    store->stats.drive_flushes++;
+    memset(&flush->io, 0, sizeof(flush->io));
+    flush->io.op = DRIVE_FLUSH;
+    flush->io.cb = flush_ended;
+    drive_submit(store->drive, &flush->io);
+}
+
+static void flush_ended(struct drive_io *io, int rc)
+{
+    struct store *store = list_entry(io, struct store, merge_flush.io);
+    struct merge_flush *flush = &store->merge_flush;
+    struct list_node ended, *node;
+    assert(flush->running);
+    list_head_init(&ended);
+    while ((node = list_pop_front(&flush->covered)))
+        list_push_back(&ended, node);
+    flush->running = false;
+    if (rc)
+        store_fail(store, rc); /* R13: the next one might succeed without what this one lost */
+    flush_start(store);
+    while ((node = list_pop_front(&ended)))
+        piece_part_done(list_entry(node, struct piece, wait_link), rc);
+}
+
+/* One flush at a time, shared by all that were written when it begins. */
+static void await_flush(struct piece *piece)
+{
+    struct store *store = piece->store;
+    assert(piece->merge_phase == MERGE_WRITE && !piece->pending);
+    piece->merge_phase = MERGE_FLUSH;
+    piece->pending++;
+    list_push_back(&store->merge_flush.waiting, &piece->wait_link);
+    if (!store->merge_flush.running)
+        flush_start(store);
+    struct buf *buf = piece->merge_buf;
+    piece->merge_buf = NULL;
+    store_give_buf(store, buf); /* last: who waits for it begins */
 }
 
 void merge_part_done(struct piece *piece)
@@ -120,14 +168,11 @@ void merge_part_done(struct piece *piece)
     switch (piece->merge_phase) {
     case MERGE_READ: write_unit(piece); break;
     case MERGE_WRITE:
-        if (++piece->merge_at < piece->merge_count) {
+        if (++piece->merge_at < piece->merge_count)
             read_sources(piece);
-            break;
-        }
-        piece->merge_phase = MERGE_FLUSH;
-        piece->store->stats.drive_flushes++;
-        run_submit(piece, DRIVE_FLUSH, 0, 0, 1, NULL);
+        else
+            await_flush(piece);
         break;
-    case MERGE_FLUSH: flush_done(piece); break;
+    case MERGE_FLUSH: merged(piece); break;
     }
 }

@@ -416,12 +416,25 @@ static void set_defaults(struct store_config *config)
 
 static void init_lists(struct store *store)
 {
-    struct list_node *heads[] = {&store->shards,         &store->pieces,         &store->pool_pieces,
-                                 &store->done,           &store->space_waiters,  &store->room_waiters,
-                                 &store->buf_waiters,    &store->settle_waiters, &store->sums_lru,
-                                 &store->sums_pool,      &store->marks,          &store->flushes,
-                                 &store->restamps,       &store->chunks_dirty,   &store->round.flushes,
-                                 &store->round.restamps, &store->older_lru};
+    struct list_node *heads[] = {&store->shards,
+                                 &store->pieces,
+                                 &store->pool_pieces,
+                                 &store->done,
+                                 &store->space_waiters,
+                                 &store->room_waiters,
+                                 &store->buf_waiters,
+                                 &store->settle_waiters,
+                                 &store->merge_flush.waiting,
+                                 &store->merge_flush.covered,
+                                 &store->sums_lru,
+                                 &store->sums_pool,
+                                 &store->marks,
+                                 &store->flushes,
+                                 &store->restamps,
+                                 &store->chunks_dirty,
+                                 &store->round.flushes,
+                                 &store->round.restamps,
+                                 &store->older_lru};
     assert(store->next_ticket == 0);
     for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
         list_head_init(heads[i]);

@@ -395,7 +395,8 @@ void run_submit(struct piece *piece, enum drive_op op, uint64_t offset, uint32_t
     struct store *store = piece->store;
     struct run *run = store->pool_runs;
     assert(count > 0);
-    assert(offset >= STORE_CHUNK_BYTES || op == DRIVE_FLUSH); /* never the superblocks */
+    assert(op != DRIVE_FLUSH);           /* those are shared: round.c, merge.c */
+    assert(offset >= STORE_CHUNK_BYTES); /* never the superblocks */
     if (run)
         store->pool_runs = run->next_free;
     else
@@ -406,7 +407,7 @@ void run_submit(struct piece *piece, enum drive_op op, uint64_t offset, uint32_t
     run->count = (uint16_t)count;
     run->io.op = op;
     run->io.offset = offset;
-    run->io.length = op == DRIVE_FLUSH ? 0 : count * STORE_BLOCK_BYTES;
+    run->io.length = count * STORE_BLOCK_BYTES;
     run->io.data = data;
     run->io.cb = run_done;
     piece->pending++;

@@ -230,6 +230,13 @@ struct round {
     uint64_t started_ns;
 };
 
+/* The drive flush that merged units wait for (merge.c). */
+struct merge_flush {
+    struct drive_io io;
+    struct list_node waiting, covered; /* pieces: for the next one, by the running one */
+    bool running;
+};
+
 /* Units synced, but perhaps still read: reusable when every piece older than ticket is gone (R22). */
 struct drain {
     struct unit_list units;
@@ -314,6 +321,7 @@ struct store {
     uint64_t settled_seq;    /* durable */
     uint64_t unsettled_puts; /* map records put in class settle_seq */
     uint64_t unsynced_puts;  /* kv batches since the last synced one */
+    struct merge_flush merge_flush;
     uint32_t puts_in_flight;
     bool super_dirty;
     struct unit_list released; /* by puts submitted since the last sync */

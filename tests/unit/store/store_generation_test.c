@@ -97,6 +97,57 @@ static void third_source_merges_at_once(void **state)
     fixture_destroy(&f);
 }
 
+/* 16 units that merge at once, with at most so many drive flushes. */
+static void merges_share_their_flush(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct fixture_io *writes[16];
+    uint8_t data[4096];
+    start(&f, 43);
+    assert_int_equal(fixture_write(&f, 0, MIB, 1), 0);
+    for (f.generation = 1; f.generation <= 2; f.generation++) {
+        assert_int_equal(fixture_flush(&f), 0);
+        uint64_t flushes = drive_sim_stats(f.disk)->flushes;
+        memset(data, 1 + (int)f.generation, sizeof(data));
+        for (uint32_t unit = 0; unit < 16; unit++)
+            writes[unit] = fixture_submit(&f, STORE_WRITE, unit * 65536, sizeof(data), data);
+        for (uint32_t unit = 0; unit < 16; unit++)
+            assert_int_equal(fixture_end(writes[unit]), 0);
+        assert_in_range(drive_sim_stats(f.disk)->flushes - flushes, f.generation - 1, f.generation == 1 ? 0 : 8);
+    }
+    assert_int_equal(fixture_stats(&f).units_merged, 16);
+    f.generation = 2;
+    for (uint32_t unit = 0; unit < 16; unit++) {
+        assert_true(fixture_holds(&f, unit * 65536, 4096, 3));
+        assert_true(fixture_holds(&f, unit * 65536 + 4096, 65536 - 4096, 1));
+        assert_true(holds_at(&f, 1, unit * 65536, 4096, 2));
+    }
+    fixture_destroy(&f);
+}
+
+/* R13: a flush that failed is never followed by one that succeeds. */
+static void failed_flush_of_a_merge_fails_the_store(void **state)
+{
+    (void)state;
+    struct fixture f;
+    start(&f, 44);
+    assert_int_equal(fixture_write(&f, 0, 65536, 1), 0);
+    for (f.generation = 1; f.generation <= 2; f.generation++) {
+        assert_int_equal(fixture_flush(&f), 0);
+        drive_sim_faults(f.disk)->fail_nth = f.generation == 2 ? 3 : 0; /* read, write, flush */
+        assert_int_equal(fixture_write(&f, 0, 4096, 2), f.generation == 2 ? -EIO : 0);
+    }
+    assert_int_equal(fixture_flush(&f), -EIO);
+    assert_int_equal(fixture_write(&f, 8192, 4096, 2), -EIO);
+    fixture_crash(&f, /* power= */ false);
+    fixture_open_shard(&f);
+    f.generation = 1;
+    assert_true(fixture_holds(&f, 0, 4096, 2));
+    assert_true(fixture_holds(&f, 4096, 65536 - 4096, 1));
+    fixture_destroy(&f);
+}
+
 /* Generation g writes block g of a unit: all of them share one new unit, and none of them copies or flushes anything. */
 static void generations_fill_the_slots_of_one_unit(void **state)
 {
@@ -490,6 +541,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(first_write_after_a_snapshot_takes_just_those_blocks),
         cmocka_unit_test(third_source_merges_at_once),
+        cmocka_unit_test(merges_share_their_flush),
+        cmocka_unit_test(failed_flush_of_a_merge_fails_the_store),
         cmocka_unit_test(generations_fill_the_slots_of_one_unit),
         cmocka_unit_test(slots_of_trimmed_blocks_are_not_filled),
         cmocka_unit_test(unflushed_blocks_are_lost_or_kept_in_every_generation),
