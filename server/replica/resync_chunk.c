@@ -325,7 +325,7 @@ static void choose_generations(struct sync_chunk *c, const struct map_volume *v)
     c->generation_count = c->generation_at = 0;
     for (uint32_t i = 0; i < live_count; i++) {
         uint32_t generation = c->generations[i];
-        bool base = i == 0 && v->base.volume != 0; /* what a clone has no record of, it reads through its parent */
+        bool base = i == 0 && c->based; /* what a clone has no record of, it reads through its parent */
         bool head = i + 1 == live_count && !v->deleting;
         bool wanted = base || recorded(c->records.generations, c->records.count, before, generation) ||
                       recorded(c->theirs, c->their_count, before, generation);
@@ -412,8 +412,9 @@ void sync_chunk_locked(struct op_ctx *ctx)
     if (store_chunks_modified(rep->shard, 0, c->chunk, &info, 1, &next) == 1 && info.chunk == c->chunk)
         c->mod_epoch = info.mod_epoch;
     c->snap_count = v ? v->snap_count : 0;
+    c->based = v && v->base.volume != 0;
     c->generations = malloc((c->snap_count + 1u) * sizeof(*c->generations));
-    bool simple = c->snap_count == 0 && v && v->base.volume == 0;
+    bool simple = c->snap_count == 0 && v && !c->based;
     if (!simple) {
         c->records.generations = malloc(STORE_LIVE_MAX * sizeof(uint32_t));
         c->theirs = malloc(STORE_LIVE_MAX * sizeof(uint32_t));

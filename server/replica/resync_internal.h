@@ -20,6 +20,7 @@ struct sync_chunk {
     /* Live generations to be compared, ascending; which they are follows from the records of both sides. */
     uint32_t *generations;
     uint32_t generation_count, generation_at, snap_count;
+    bool based; /* a clone, before it was asked which records there are: a flatten may end meanwhile */
     struct store_chunk_generations records;
     uint32_t *theirs; /* records of the member */
     uint32_t their_count;
