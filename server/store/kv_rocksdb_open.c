@@ -4,7 +4,7 @@
  *   - the directory is locked (flock) for as long as it is open, read-only opens included: `store check` never reads
  *     under a running daemon;
  *   - DIR/boot_id tells whether the last writer died within this boot, which decides how the WAL is read;
- *   - options keep a daemon's RocksDB under 150 MB and its background work out of the guests' way.
+ *   - options keep a daemon's RocksDB under 80 MB (usually a few) and its background work out of the guests' way.
  *
  * How the WAL is recovered. Unsynced records may be torn; synced ones must all come back, or it is an error.
  *   Same boot: only the process died, the kernel kept every byte that was written. Nothing but an incomplete last
@@ -33,11 +33,16 @@
 #include "server/store/kv_rocksdb_db.h"
 
 #define LOG_MODULE "kv"
-#define WRITE_BUFFER_BYTES (16u << 20)
-#define WRITE_BUFFERS 4 /* in memory at most, three of them on their way to tables */
+/* Small: records of new generations never overwrite each other, so a chain of snapshots fills whatever is given here. Many: what
+ * waits for a drive that is behind has room. The numbers of level 0 are the usual amount of bytes in tables of this size. */
+#define WRITE_BUFFER_BYTES (3u << 20)
+#define WRITE_BUFFERS 16 /* in memory at most; two or three unless the drive is behind */
+#define LEVEL0_COMPACT 12
+#define LEVEL0_SLOWDOWN 100
+#define LEVEL0_STOP 150
+#define BACKGROUND_IO_BYTES (256u << 10) /* of one read or write of flush and compaction: a buffer for each table */
 #define RATE_BYTES_PER_S (64 << 20)
-#define SPACE_BYTES_MIN \
-    (2 * (uint64_t)WRITE_BUFFER_BYTES) /* free, to open: what recovery writes as tables, and a new log */
+#define SPACE_BYTES_MIN ((uint64_t)32 << 20) /* free, to open: what recovery writes as tables, and a new log */
 #define CACHE_BYTES_MIN (4u << 20)
 #define OPEN_FILES_MAX 256
 #define BOOT_ID_MAX 64
@@ -166,6 +171,11 @@ static rocksdb_options_t *options_create(struct kv_db *self, const struct kv_roc
 
     rocksdb_options_set_write_buffer_size(options, WRITE_BUFFER_BYTES);
     rocksdb_options_set_max_write_buffer_number(options, WRITE_BUFFERS);
+    rocksdb_options_set_level0_file_num_compaction_trigger(options, LEVEL0_COMPACT);
+    rocksdb_options_set_level0_slowdown_writes_trigger(options, LEVEL0_SLOWDOWN);
+    rocksdb_options_set_level0_stop_writes_trigger(options, LEVEL0_STOP);
+    rocksdb_options_compaction_readahead_size(options, BACKGROUND_IO_BYTES);
+    rocksdb_options_set_writable_file_max_buffer_size(options, BACKGROUND_IO_BYTES);
     rocksdb_options_set_max_open_files(options, OPEN_FILES_MAX);
     /* One writer: nothing to gain from the machinery for many. */
     rocksdb_options_set_allow_concurrent_memtable_write(options, 0);
