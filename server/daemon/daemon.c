@@ -204,7 +204,10 @@ static int open_control_thread(struct daemon *d)
         return -ENOMEM;
     rc = transport_uv_create(&d->loop, d->env, d->pool, &d->transport);
     assert(rc <= 0);
-    return rc < 0 ? rc : watch_signals(d);
+    if (rc < 0)
+        return rc;
+    spare_memory_start(&d->spare, d->env);
+    return watch_signals(d);
 }
 
 static int open_data_thread(struct daemon *d)
@@ -252,6 +255,7 @@ static void close_loop(struct daemon *d)
 {
     assert(d->loop_open);
     assert(!d->data_started || d->data_ended);
+    spare_memory_stop(&d->spare);
     if (d->transport) {
         stream_transport_shutdown(d->transport);
         while (stream_transport_live(d->transport) > 0)

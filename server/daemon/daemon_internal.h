@@ -17,6 +17,7 @@
 #include "server/daemon/mailbox_uv.h"
 #include "server/daemon/node_state.h"
 #include "server/daemon/settings.h"
+#include "server/daemon/spare_memory.h"
 
 #define DAEMON_CONTROL_BUFFER_BYTES (8u << 20)
 #define DAEMON_PATIENCE_MS 3000u  /* of a stop with the cluster's help; then control closes */
@@ -33,6 +34,7 @@ struct daemon {
     struct buf_pool *pool;
     struct transport *transport;
     struct mailbox box;
+    struct spare_memory spare;
     struct data_thread *data;
     struct daemon_bridge *bridge;
     uv_signal_t signals[DAEMON_SIGNALS];

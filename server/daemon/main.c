@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "server/daemon/daemon.h"
 #include "server/daemon/settings.h"
+#include "server/daemon/spare_memory.h"
 #include "server/daemon/store_command.h"
 
 #define LOG_MODULE "daemon"
@@ -78,6 +79,7 @@ static int run_daemon(const char *config_path, const char *const *assignments, s
         (void)fprintf(stderr, "ashlard: log.file: cannot open %s: %s\n", settings.log_file, strerror(-rc));
         return 1;
     }
+    spare_memory_init();
     bool started_anew = getenv(STARTED_ANEW) != NULL;
     (void)unsetenv(STARTED_ANEW);
     log_info("ashlard %s starts cluster=%s pid=%d", ASHLAR_VERSION, settings.cluster_name, (int)getpid());
