@@ -127,6 +127,20 @@ static bool equal(const struct store_block_digest *a, const struct store_block_d
     return data_a == data_b && (!data_a || (a->crc32c == b->crc32c && a->crc64 == b->crc64));
 }
 
+/* An operator's late request may end a generation's life meanwhile (a flatten that was asked for again): who is quicker has removed its
+ * records already. */
+static bool still_live(struct sim *sim, uint64_t volume, uint32_t generation)
+{
+    const struct map_volume *v = map_volume_by_id(plane_map(sim->plane), volume);
+    uint32_t *live = v ? malloc((v->snap_count + 1u) * sizeof(*live)) : NULL;
+    bool found = false;
+    assert(live || !v);
+    for (uint32_t i = 0, count = v ? map_live_generations(v, live) : 0; i < count; i++)
+        found = found || live[i] == generation;
+    free(live);
+    return found;
+}
+
 static bool compare_chunk(struct sim *sim, const struct map_volume *v, const struct map_shard *s, uint32_t chunk,
                           uint32_t generation, struct digesting *one, struct digesting *two)
 {
@@ -147,6 +161,8 @@ static bool compare_chunk(struct sim *sim, const struct map_volume *v, const str
         for (uint32_t b = 0; b < STORE_CHUNK_BLOCKS; b++) {
             if (equal(&one->blocks[b], &two->blocks[b]))
                 continue;
+            if (!still_live(sim, v->id, generation))
+                return true;
             sim_fail(
                 sim,
                 "volume %" PRIu64
