@@ -3,8 +3,10 @@
  *
  * Concept: ordered byte keys; atomic batches, applied in submission order; an unsynced batch survives the death of
  *   the process (it is in the kernel's hands), a synced one survives power loss. Scans only at start and in the background.
+ *   Unsynced writes, gets and scans end in their order. A synced write ends when it is durable, with all before it; what was
+ *   submitted behind it may end first.
  * Threading: called on the data thread, callbacks on the data thread; the work happens on the kv thread. Data threads never
- *   call RocksDB. One WriteBatch per turn of the kv thread groups what is queued; syncs are shared.
+ *   call RocksDB. One WriteBatch per turn of the kv thread groups what is queued; syncs are shared, and have a thread of their own.
  * Errors: -EIO and friends in the callback; after a failed write the kv is sticky-failed (-EIO for everything).
  * Ownership: kv_req is embedded by the caller, borrowed until cb; batch memory belongs to the req (kv_batch_*).
  */

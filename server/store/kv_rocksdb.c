@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kv_rocksdb: the real side of the kv seam: one kv thread in front of RocksDB.
+/* kv_rocksdb: the real side of the kv seam: one kv thread in front of RocksDB, and one that syncs its log.
  *
  *   data thread: a request joins the `collected` list; a deferred task of the same turn hands the list over under the
  *     lock and wakes the kv thread if it sleeps: one lock and at most one wakeup per turn of the loop;
  *   kv thread: takes all that is queued and walks it in order: a run of writes is one WriteBatch, a run of gets one
  *     batched multi-get; what is done goes to `done`, with one mail for everything not yet fetched;
- *   syncs wait for the end of the walk and share one WAL sync. So an unsynced write never waits for a sync behind it,
- *     and a read never for a sync before it. Writes complete in their order, hence one queued behind a sync waits for it;
+ *   sync thread: what asks for a sync goes there when it is written, and shares one WAL sync with all that came before that
+ *     began. Puts and gets go on meanwhile: a sync takes milliseconds, and nobody but who asked for it waits for it;
  *   data thread: the mail takes the whole `done` list and runs the callbacks.
  *
- * The lock guards three lists and three flags for the time it takes to append a few pointers: the two threads meet
+ * The lock guards four lists and some flags for the time it takes to append a few pointers: the threads meet
  * there a few thousand times a second, and a lock-free queue would save some 20 ns of a put's microseconds.
  *
  * Failure modes: a failed write or sync is sticky: it fails that group, then everything with -EIO, until reopened. A
@@ -55,15 +55,22 @@ struct kv_rocksdb {
     bool in_callbacks, closed;
     /* under lock */
     pthread_mutex_t lock;
-    pthread_cond_t wakeup;
+    pthread_cond_t wakeup, sync_wakeup;
     struct item_list queued, done;
+    struct item_list to_sync; /* written; whatever was written until sync_mark is to be durable */
+    uint64_t sync_mark;
     bool sleeping, stopping, mail_posted;
+    bool sync_sleeping, sync_stopping, sync_failed;
+    struct ring_mail mail; /* posted when mail_posted goes true, free again when its callback runs */
     /* kv thread only, after the start */
     pthread_t thread;
-    struct ring_mail mail; /* posted when mail_posted goes true, free again when its callback runs */
-    struct kv_db db;
+    struct kv_db db; /* but for kv_db_sync */
     struct item_list taken, ready, held;
     bool failed;
+    /* sync thread only, after the start */
+    pthread_t sync_thread;
+    struct item_list syncing;
+    uint64_t synced; /* mark up to which everything is durable */
 };
 
 static void list_append(struct item_list *list, struct item item)
@@ -169,13 +176,14 @@ static void item_call_back(struct item item)
 
 static void kv_free(struct kv_rocksdb *self)
 {
-    struct item_list *lists[] = {&self->collected, &self->fetched, &self->queued, &self->done,
-                                 &self->taken,     &self->ready,   &self->held};
+    struct item_list *lists[] = {&self->collected, &self->fetched, &self->queued,  &self->done,   &self->taken,
+                                 &self->ready,     &self->held,    &self->to_sync, &self->syncing};
     for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
         assert(lists[i]->count == 0); /* no request in flight */
         free(lists[i]->items);
     }
     (void)pthread_cond_destroy(&self->wakeup);
+    (void)pthread_cond_destroy(&self->sync_wakeup);
     (void)pthread_mutex_destroy(&self->lock);
     free(self);
 }
@@ -201,27 +209,79 @@ static void mail_arrived(struct ring_mail *mail)
         kv_free(self);
 }
 
-/* ---- kv thread ---- */
+/* ---- kv thread and sync thread ---- */
 
-static void publish(struct kv_rocksdb *self)
+static void publish(struct kv_rocksdb *self, struct item_list *ended)
 {
-    if (self->ready.count == 0)
+    if (ended->count == 0)
         return;
     lock(self);
-    list_move(&self->done, &self->ready);
+    list_move(&self->done, ended);
     bool post = !self->mail_posted;
     self->mail_posted = true;
     unlock(self);
     if (post)
         ring_post(self->loop, &self->mail, mail_arrived);
+    assert(ended->count == 0);
 }
+
+static void tell_failure(int rc)
+{
+    assert(rc < 0);
+    log_error("the metadata store failed: nothing is written to it any more error=%d", rc);
+}
+
+/* ---- sync thread ---- */
+
+/* Everything written up to the mark becomes durable. A failure is final: a later sync might succeed without what this one lost. */
+static int sync_up_to(struct kv_rocksdb *self, uint64_t mark, bool failed)
+{
+    assert(mark >= self->synced);
+    if (failed)
+        return -EIO;
+    int rc = mark > self->synced ? kv_db_sync(&self->db) : 0;
+    if (rc == 0)
+        self->synced = mark;
+    else
+        tell_failure(rc);
+    return rc;
+}
+
+static void *sync_thread(void *arg)
+{
+    struct kv_rocksdb *self = arg;
+    bool failed = false;
+    for (;;) {
+        lock(self);
+        self->sync_failed = self->sync_failed || failed;
+        while (self->to_sync.count == 0 && !self->sync_stopping) {
+            self->sync_sleeping = true;
+            (void)pthread_cond_wait(&self->sync_wakeup, &self->lock);
+        }
+        self->sync_sleeping = false;
+        list_move(&self->syncing, &self->to_sync);
+        uint64_t mark = self->sync_mark;
+        unlock(self);
+        if (self->syncing.count == 0)
+            return NULL; /* stopping */
+        int rc = sync_up_to(self, mark, failed);
+        failed = failed || rc < 0;
+        for (uint32_t i = 0; i < self->syncing.count; i++) {
+            assert(self->syncing.items[i].kind == ITEM_WRITE && self->syncing.items[i].write->rc == 0);
+            self->syncing.items[i].write->rc = rc;
+        }
+        publish(self, &self->syncing);
+    }
+}
+
+/* ---- kv thread ---- */
 
 static int sticky(struct kv_rocksdb *self, int rc)
 {
     assert(rc <= 0);
     if (rc < 0 && !self->failed) {
         self->failed = true;
-        log_error("the metadata store failed: nothing is written to it any more error=%d", rc);
+        tell_failure(rc);
     }
     return rc;
 }
@@ -233,7 +293,7 @@ static int write_admitted(const struct kv_rocksdb *self)
 }
 
 /* One run of writes: as few WriteBatches as GROUP_BYTES_MAX allows; returns the index behind the run. */
-static uint32_t run_writes(struct kv_rocksdb *self, uint32_t first, bool *sync_wanted)
+static uint32_t run_writes(struct kv_rocksdb *self, uint32_t first)
 {
     const struct item_list *taken = &self->taken;
     uint32_t end = first, bytes = 0;
@@ -249,8 +309,7 @@ static uint32_t run_writes(struct kv_rocksdb *self, uint32_t first, bool *sync_w
         rc = sticky(self, kv_db_group_write(&self->db));
     for (uint32_t i = first; i < end; i++) {
         taken->items[i].write->rc = rc;
-        *sync_wanted = *sync_wanted || taken->items[i].write->sync;
-        list_append(*sync_wanted ? &self->held : &self->ready, taken->items[i]);
+        list_append(rc == 0 && taken->items[i].write->sync ? &self->held : &self->ready, taken->items[i]);
     }
     assert(end > first);
     return end;
@@ -277,30 +336,29 @@ static uint32_t run_gets(struct kv_rocksdb *self, uint32_t first)
     return first + count;
 }
 
-/* Everything held back completes with the sync's result, unless its write failed already. */
-static void run_sync(struct kv_rocksdb *self)
+/* What wants a sync completes with the next one. */
+static void hand_to_sync(struct kv_rocksdb *self)
 {
-    int rc = write_admitted(self);
-    assert(self->held.count > 0);
-    if (rc == 0)
-        rc = sticky(self, kv_db_sync(&self->db));
-    for (uint32_t i = 0; i < self->held.count; i++) {
-        assert(self->held.items[i].kind == ITEM_WRITE);
-        if (self->held.items[i].write->rc == 0)
-            self->held.items[i].write->rc = rc;
-    }
-    list_move(&self->ready, &self->held);
-    publish(self);
+    if (self->held.count == 0)
+        return;
+    lock(self);
+    list_move(&self->to_sync, &self->held);
+    self->sync_mark = self->db.written;
+    bool wake = self->sync_sleeping;
+    self->sync_sleeping = false;
+    unlock(self);
+    if (wake)
+        (void)pthread_cond_signal(&self->sync_wakeup);
+    assert(self->held.count == 0);
 }
 
 static void run_taken(struct kv_rocksdb *self)
 {
-    bool sync_wanted = false;
     assert(self->taken.count > 0 && self->held.count == 0);
     for (uint32_t i = 0; i < self->taken.count;) {
         struct item item = self->taken.items[i];
         switch (item.kind) {
-        case ITEM_WRITE: i = run_writes(self, i, &sync_wanted); break;
+        case ITEM_WRITE: i = run_writes(self, i); break;
         case ITEM_GET: i = run_gets(self, i); break;
         case ITEM_SCAN:
             item.scan->rc = self->failed ? -EIO : kv_db_scan(&self->db, item.scan);
@@ -308,12 +366,22 @@ static void run_taken(struct kv_rocksdb *self)
             i++;
             break;
         }
-        publish(self);
+        publish(self, &self->ready);
     }
+    hand_to_sync(self);
     self->taken.count = 0;
-    if (sync_wanted)
-        run_sync(self);
     assert(self->held.count == 0 && self->ready.count == 0);
+}
+
+static void sync_stop(struct kv_rocksdb *self)
+{
+    lock(self);
+    assert(!self->sync_stopping && self->to_sync.count == 0);
+    self->sync_stopping = true;
+    unlock(self);
+    (void)pthread_cond_signal(&self->sync_wakeup);
+    int rc = pthread_join(self->sync_thread, NULL);
+    assert(rc == 0);
 }
 
 static void *kv_thread(void *arg)
@@ -328,11 +396,14 @@ static void *kv_thread(void *arg)
         self->sleeping = false;
         assert(self->taken.count == 0);
         list_move(&self->taken, &self->queued);
+        self->failed = self->failed || self->sync_failed;
         unlock(self);
         if (self->taken.count == 0)
             break; /* stopping */
         run_taken(self);
     }
+    sync_stop(self);
+    self->db.failed = self->db.failed || self->sync_failed;
     kv_db_close(&self->db);
     return NULL;
 }
@@ -355,7 +426,23 @@ static void kv_rocksdb_close(struct kv *kv)
         kv_free(self);
 }
 
-/* Opens the database and starts its thread with all signals blocked: they are the main thread's, and RocksDB's
+static int start(struct kv_rocksdb *self)
+{
+    int rc = -pthread_create(&self->sync_thread, NULL, sync_thread, self);
+    if (rc < 0)
+        return rc;
+    rc = -pthread_create(&self->thread, NULL, kv_thread, self);
+    if (rc < 0) {
+        sync_stop(self);
+        return rc;
+    }
+    assert(rc == 0);
+    (void)pthread_setname_np(self->thread, "ashlar-kv");
+    (void)pthread_setname_np(self->sync_thread, "ashlar-sync");
+    return 0;
+}
+
+/* Opens the database and starts its threads with all signals blocked: they are the main thread's, and RocksDB's
  * background threads inherit the mask of whoever makes them. */
 static int open_and_start(struct kv_rocksdb *self, const struct kv_rocksdb_config *config)
 {
@@ -365,10 +452,8 @@ static int open_and_start(struct kv_rocksdb *self, const struct kv_rocksdb_confi
     assert(rc == 0);
     rc = kv_db_open(&self->db, config);
     if (rc == 0) {
-        rc = -pthread_create(&self->thread, NULL, kv_thread, self);
-        if (rc == 0)
-            (void)pthread_setname_np(self->thread, "ashlar-kv");
-        else
+        rc = start(self);
+        if (rc < 0)
             kv_db_close(&self->db);
     }
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -390,6 +475,8 @@ int kv_rocksdb_open(struct ring_loop *loop, const struct kv_rocksdb_config *conf
     int rc = -pthread_mutex_init(&self->lock, NULL);
     assert(rc == 0);
     rc = -pthread_cond_init(&self->wakeup, NULL);
+    assert(rc == 0);
+    rc = -pthread_cond_init(&self->sync_wakeup, NULL);
     assert(rc == 0);
     rc = open_and_start(self, config);
     if (rc < 0) {

@@ -3,7 +3,7 @@
  *
  *   - kv_db_group_add copies batches into one WriteBatch, kv_db_group_write hands it over: WAL (one write(2), so it
  *     survives the death of the process) and memtable;
- *   - kv_db_sync is SyncWAL, and nothing when nothing was written since the last one;
+ *   - kv_db_sync is SyncWAL;
  *   - gets go as one batched multi-get; scans copy out a page of pairs.
  *
  * Failure modes: a failed write or sync is final (the caller makes it sticky); a failed read is -EIO, -EUCLEAN where
@@ -85,7 +85,7 @@ int kv_db_group_write(struct kv_db *self)
         return 0;
     (void)rocksdb_writebatch_data(self->group, &bytes);
     self->log_bytes += bytes;
-    self->unsynced = true;
+    self->written++;
     rocksdb_write(self->db, self->write_options, self->group, &error);
     rocksdb_writebatch_clear(self->group);
     self->failed = error != NULL;
@@ -94,19 +94,14 @@ int kv_db_group_write(struct kv_db *self)
     return self->log_bytes >= KV_DB_LOG_BYTES_MAX ? log_end(self) : 0;
 }
 
+/* SyncWAL runs beside writes: it takes the logs there are, and syncs them without RocksDB's locks. */
 int kv_db_sync(struct kv_db *self)
 {
     char *error = NULL;
-    assert(!self->read_only && !self->failed);
-    assert(rocksdb_writebatch_count(self->group) == 0);
-    if (!self->unsynced)
-        return 0;
+    assert(self->db);
+    assert(!self->read_only);
     rocksdb_flush_wal(self->db, /* sync= */ 1, &error);
-    self->failed = error != NULL;
-    if (error)
-        return kv_db_error("WAL sync", error);
-    self->unsynced = false;
-    return 0;
+    return error ? kv_db_error("WAL sync", error) : 0;
 }
 
 static int value_copy(struct kv_get *req, const char *value, size_t value_len)

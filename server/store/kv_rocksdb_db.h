@@ -27,9 +27,9 @@ struct kv_db {
     uint64_t log_bytes; /* put since the log was last ended */
     rocksdb_cache_t *cache;
     bool read_only;
-    bool unsynced; /* something was written since the last sync */
-    bool failed;   /* a write or a sync did: nothing is written any more, and the database is never closed */
-    int lock_fd;   /* of the directory; 0: none */
+    uint64_t written; /* groups, ever; 1 from the start: what recovery found may never have been synced */
+    bool failed;      /* a write or a sync did: nothing is written any more, and the database is never closed */
+    int lock_fd;      /* of the directory; 0: none */
 };
 
 int kv_db_open(struct kv_db *self, const struct kv_rocksdb_config *config);
@@ -40,7 +40,7 @@ int kv_db_error(const char *what, char *text);
 
 void kv_db_group_add(struct kv_db *self, const struct kv_batch *batch);
 int kv_db_group_write(struct kv_db *self); /* atomic, unsynced; empties the group whatever happens */
-int kv_db_sync(struct kv_db *self);        /* everything written so far survives power loss */
+int kv_db_sync(struct kv_db *self); /* everything written so far survives power loss; any thread, beside writes */
 /* Fills value and rc of each request; the requests' keys need not be sorted. */
 void kv_db_get(struct kv_db *self, struct kv_get *const *reqs, uint32_t count);
 int kv_db_scan(struct kv_db *self, struct kv_scan *req);

@@ -287,7 +287,7 @@ int kv_db_open(struct kv_db *self, const struct kv_rocksdb_config *config)
     self->read_options = rocksdb_readoptions_create();   /* checksums verified */
     self->flush_options = rocksdb_flushoptions_create();
     rocksdb_flushoptions_set_wait(self->flush_options, 0);
-    self->unsynced = true; /* what recovery found may never have been synced */
+    self->written = 1;
     return 0;
 
 err_after_check:

@@ -101,7 +101,7 @@ struct mark {
     uint16_t suspect;                       /* chunks whose content an unclean stop left unverified */
     struct suspect_record *suspect_records; /* of those chunks, beside their newest ones */
     bool durable, wanted, in_round, cleaning;
-    bool picked; /* for cleaning by the running round: nobody may free it */
+    bool picked;        /* for cleaning by the running round: nobody may free it */
     bool frozen;        /* R17: stays until the member is added again */
     uint64_t due_epoch; /* commit of everything up to here must be told first: what earlier epochs or lives left */
 };

@@ -3,7 +3,8 @@
  *
  * - `current` is the map that reads see, `durable` what a sync made safe; between them a log of unsynced batches.
  * - Maps are treaps whose priorities are a hash of the key: same content, same shape.
- * - Requests wait in a queue; one timer serves its head.
+ * - Requests wait in a queue; one timer serves its head. What wants a sync goes on to a second one, whose timer makes durable
+ *   what was in the log when it began, and the queue goes on meanwhile.
  */
 #include "tests/sim/kv_sim.h"
 
@@ -35,8 +36,10 @@ struct handle {
     struct kv kv;
     struct kv_sim_base *base;
     struct env *env;
-    struct env_timer timer;
+    struct env_timer timer, sync_timer;
     struct list_node queue;
+    struct list_node to_sync, syncing; /* written; syncing: by the sync under way, which covers so much of the log */
+    uint32_t sync_covers;
     bool failed;
 };
 
@@ -211,12 +214,15 @@ static void free_handle(struct kv_sim_base *base)
     struct handle *handle = base->handle;
     struct list_node *node;
     assert(handle);
-    while ((node = list_pop_front(&handle->queue))) {
-        struct request *request = list_entry(node, struct request, link);
-        request->abandoned = abandoned;
-        abandoned = request;
-    }
+    struct list_node *lists[] = {&handle->queue, &handle->to_sync, &handle->syncing};
+    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+        while ((node = list_pop_front(lists[i]))) {
+            struct request *request = list_entry(node, struct request, link);
+            request->abandoned = abandoned;
+            abandoned = request;
+        }
     env_timer_stop(handle->env, &handle->timer);
+    env_timer_stop(handle->env, &handle->sync_timer);
     free(handle);
     base->handle = NULL;
 }
@@ -263,9 +269,13 @@ static void log_batch(struct kv_sim_base *base, const struct kv_batch *batch)
 static void log_sync(struct kv_sim_base *base, uint32_t count)
 {
     assert(count <= base->log_count);
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         apply(&base->durable, &base->log[i]);
-    log_clear(base);
+        kv_batch_free(&base->log[i]);
+    }
+    base->log_count -= count;
+    if (base->log_count)
+        memmove(base->log, base->log + count, base->log_count * sizeof(*base->log));
 }
 
 static void serve_write(struct kv_sim_base *base, const struct kv_write *write)
@@ -273,10 +283,8 @@ static void serve_write(struct kv_sim_base *base, const struct kv_write *write)
     apply(&base->current, &write->batch);
     log_batch(base, &write->batch);
     assert(base->log_count > 0);
-    if (write->sync)
-        log_sync(base, base->log_count);
-    if (base->trace)
-        base->trace(base->trace_arg, &write->batch, write->sync, /* done= */ true);
+    if (base->trace && !write->sync)
+        base->trace(base->trace_arg, &write->batch, /* sync= */ false, /* done= */ true);
 }
 
 static int serve_get(struct kv_sim_base *base, struct kv_get *get)
@@ -321,15 +329,53 @@ static void arm(struct handle *handle)
     struct kv_sim_base *base = handle->base;
     if (handle->timer.armed || list_empty(&handle->queue))
         return;
-    const struct request *head = list_entry(handle->queue.next, struct request, link);
-    const struct kv_write *write = head->kind == REQUEST_WRITE ? head->req : NULL;
     uint64_t delay = 2000 + prng_below(&base->prng, 30000);
-    if (write && write->sync)
-        delay += 100000 + prng_below(&base->prng, 300000);
     if (prng_below(&base->prng, 1000) < base->faults.slow_permille)
         delay = base->faults.slow_ns;
     assert(delay > 0);
     env_timer_start(handle->env, &handle->timer, delay, fired);
+}
+
+static void synced(struct env_timer *timer);
+
+/* One at a time, for all that was written when it begins. */
+static void sync_start(struct handle *handle)
+{
+    struct kv_sim_base *base = handle->base;
+    struct list_node *node;
+    if (handle->sync_timer.armed || list_empty(&handle->to_sync))
+        return;
+    assert(list_empty(&handle->syncing));
+    while ((node = list_pop_front(&handle->to_sync)))
+        list_push_back(&handle->syncing, node);
+    handle->sync_covers = base->log_count;
+    uint64_t delay = 100000 + prng_below(&base->prng, 300000);
+    if (prng_below(&base->prng, 1000) < base->faults.slow_permille)
+        delay = base->faults.slow_ns;
+    env_timer_start(handle->env, &handle->sync_timer, delay, synced);
+}
+
+static void synced(struct env_timer *timer)
+{
+    struct handle *handle = list_entry(timer, struct handle, sync_timer);
+    struct kv_sim_base *base = handle->base;
+    struct list_node done, *node;
+    int rc = handle->failed ? -EIO : 0;
+    list_head_init(&done);
+    while ((node = list_pop_front(&handle->syncing)))
+        list_push_back(&done, node);
+    if (rc == 0)
+        log_sync(base, handle->sync_covers);
+    sync_start(handle);
+    while ((node = list_pop_front(&done))) {
+        struct request *request = list_entry(node, struct request, link);
+        struct kv_write *write = request->req;
+        assert(request->kind == REQUEST_WRITE && write->sync);
+        free(request);
+        if (rc == 0 && base->trace)
+            base->trace(base->trace_arg, &write->batch, /* sync= */ true, /* done= */ true);
+        write->cb(write, rc);
+    }
 }
 
 static void fired(struct env_timer *timer)
@@ -340,7 +386,6 @@ static void fired(struct env_timer *timer)
     enum request_kind kind = request->kind;
     void *req = request->req;
     int rc = request->rc;
-    free(request);
     arm(handle);
     if (kind == REQUEST_WRITE) {
         if (rc)
@@ -349,6 +394,14 @@ static void fired(struct env_timer *timer)
             rc = -EIO;
         else
             serve_write(base, req);
+        if (rc == 0 && ((struct kv_write *)req)->sync) {
+            list_push_back(&handle->to_sync, &request->link);
+            sync_start(handle);
+            return;
+        }
+    }
+    free(request);
+    if (kind == REQUEST_WRITE) {
         ((struct kv_write *)req)->cb(req, rc);
     } else if (kind == REQUEST_GET) {
         rc = rc ? rc : serve_get(base, req);
@@ -406,7 +459,7 @@ static void submit_scan(struct kv *kv, struct kv_scan *req)
 static void close_handle(struct kv *kv)
 {
     struct handle *handle = list_entry(kv, struct handle, kv);
-    assert(list_empty(&handle->queue));
+    assert(list_empty(&handle->queue) && list_empty(&handle->to_sync) && list_empty(&handle->syncing));
     assert(handle->base->handle == handle);
     free_handle(handle->base);
 }
@@ -424,6 +477,8 @@ int kv_sim_open(struct kv_sim_base *base, struct env *env, struct kv **ret_kv)
     handle->env = env;
     handle->kv.ops = &ops;
     list_head_init(&handle->queue);
+    list_head_init(&handle->to_sync);
+    list_head_init(&handle->syncing);
     base->handle = handle;
     *ret_kv = &handle->kv;
     return 0;
@@ -461,6 +516,7 @@ void kv_sim_crash(struct kv_sim_base *base, enum kv_sim_crash kind)
     if (base->faults.power_drops_all)
         keep = 0;
     log_sync(base, (uint32_t)keep);
+    log_clear(base); /* the rest is lost */
     map_free(base->current);
     base->current = map_copy(base->durable);
     assert(!base->log_count);

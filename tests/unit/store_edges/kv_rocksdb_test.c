@@ -2,13 +2,16 @@
 /* kv_rocksdb: atomic ordered batches, grouped writes and shared syncs, reads that see what was submitted before them. */
 #include <dirent.h>
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "tests/unit/store_edges/edges_fixture.h"
@@ -100,7 +103,8 @@ static void traced_get(struct edges *edges, struct kv_get *get, struct trace *tr
     kv_get(edges->kv, get);
 }
 
-/* Goal: writes complete in order, reads see exactly what was submitted before them. Method: everything in one turn. */
+/* Goal: unsynced writes complete in order, synced ones after them, reads see exactly what was submitted before them. Method: everything in
+ * one turn. */
 static void writes_complete_in_order_and_reads_see_those_before(void **state)
 {
     struct edges *edges = *state;
@@ -123,7 +127,7 @@ static void writes_complete_in_order_and_reads_see_those_before(void **state)
             writes_only[n++] = trace.order[i];
     }
     writes_only[n] = '\0';
-    assert_string_equal(writes_only, "abcdef");
+    assert_string_equal(writes_only, "abdfce");
     assert_int_equal(gets[0].value_len, 1);
     assert_memory_equal(gets[0].value, "b", 1);
     assert_memory_equal(gets[1].value, "d", 1);
@@ -151,6 +155,93 @@ static void sync_delays_nothing_before_it_and_no_read(void **state)
     kv_batch_free(&writes[0].req.batch);
     kv_batch_free(&writes[1].req.batch);
     kv_get_free(&get);
+}
+
+/* ---- a sync that takes its time */
+
+/* RocksDB's calls end here, because the program's symbols come first. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool shut, entered;
+    int rc;
+} gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, false, 0};
+
+__attribute__((visibility("default"))) int fdatasync(int fd)
+{
+    (void)pthread_mutex_lock(&gate.lock);
+    gate.entered = true;
+    (void)pthread_cond_broadcast(&gate.changed);
+    while (gate.shut)
+        (void)pthread_cond_wait(&gate.changed, &gate.lock);
+    int rc = gate.rc;
+    (void)pthread_mutex_unlock(&gate.lock);
+    if (rc == 0)
+        return (int)syscall(SYS_fdatasync, fd);
+    errno = rc;
+    return -1;
+}
+
+static void gate_set(bool shut, int rc)
+{
+    (void)pthread_mutex_lock(&gate.lock);
+    gate.shut = shut;
+    gate.rc = rc;
+    gate.entered = false;
+    (void)pthread_cond_broadcast(&gate.changed);
+    (void)pthread_mutex_unlock(&gate.lock);
+}
+
+static void gate_await(void)
+{
+    (void)pthread_mutex_lock(&gate.lock);
+    while (!gate.entered)
+        (void)pthread_cond_wait(&gate.changed, &gate.lock);
+    (void)pthread_mutex_unlock(&gate.lock);
+}
+
+/* Goal: while a sync runs, puts and gets go on; who asks for a sync meanwhile gets the next one. */
+static void puts_and_gets_go_on_beside_a_sync(void **state)
+{
+    struct edges *edges = *state;
+    struct trace trace = {.expected = 4};
+    struct traced_write writes[4];
+    struct kv_get gets[2];
+    gate_set(/* shut= */ true, 0);
+    traced_put(edges, &writes[0], &trace, 's', true);
+    assert_int_equal(ring_loop_turn(edges->loop, 0), 0); /* hands it over */
+    gate_await();
+    traced_put(edges, &writes[1], &trace, 'a', false);
+    traced_get(edges, &gets[0], &trace);
+    traced_put(edges, &writes[2], &trace, 't', true);
+    traced_put(edges, &writes[3], &trace, 'b', false);
+    traced_get(edges, &gets[1], &trace);
+    edges_run_until(edges, &trace.done);
+    assert_string_equal(trace.order, "agbg");
+    assert_memory_equal(gets[0].value, "a", 1);
+    assert_memory_equal(gets[1].value, "b", 1);
+    trace.done = false;
+    trace.expected = 6;
+    gate_set(/* shut= */ false, 0);
+    edges_run_until(edges, &trace.done);
+    assert_string_equal(trace.order, "agbgst");
+    for (unsigned i = 0; i < 4; i++)
+        kv_batch_free(&writes[i].req.batch);
+    kv_get_free(&gets[0]);
+    kv_get_free(&gets[1]);
+}
+
+/* Goal: what a failed sync should have made durable fails, and so does all that follows, though the next sync would succeed (R13). */
+static void failed_sync_is_final(void **state)
+{
+    struct edges *edges = *state;
+    assert_int_equal(edges_put(edges, "a", "x", false), 0);
+    gate_set(/* shut= */ false, EIO);
+    assert_int_equal(edges_sync(edges), -EIO);
+    gate_set(/* shut= */ false, 0);
+    assert_int_equal(edges_sync(edges), -EIO);
+    assert_int_equal(edges_put(edges, "b", "x", false), -EIO);
+    assert_int_equal(edges_put(edges, "c", "x", true), -EIO);
 }
 
 /* ---- scans */
@@ -472,6 +563,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(batch_is_applied_whole_and_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(writes_complete_in_order_and_reads_see_those_before, setup, teardown),
         cmocka_unit_test_setup_teardown(sync_delays_nothing_before_it_and_no_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(puts_and_gets_go_on_beside_a_sync, setup, teardown),
+        cmocka_unit_test_setup_teardown(failed_sync_is_final, setup, teardown),
         cmocka_unit_test_setup_teardown(scan_pages_through_a_range, setup, teardown),
         cmocka_unit_test_setup_teardown(scan_page_is_bounded_in_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(second_opener_is_refused, setup, teardown),
