@@ -41,6 +41,7 @@ static void done_run(struct env_task *task)
     struct client *client = list_entry(task, struct client, done_task);
     piece_released(client);
     struct list_node *node;
+    size_done(client);
     while ((node = list_pop_front(&client->done))) {
         struct client_request *request = list_entry(node, struct client_request, link);
         struct client_extent *extents = request->extents;
@@ -90,6 +91,7 @@ static void fail_all(struct client *client, int rc)
         if (!request->failed)
             client_request_fail(client, request, rc);
     }
+    size_fail(client, rc);
 }
 
 void client_fail(struct client *client, int rc, const char *why)
@@ -208,6 +210,8 @@ struct client *client_create(const struct client_config *config)
     list_head_init(&client->requests);
     list_head_init(&client->pending);
     list_head_init(&client->done);
+    list_head_init(&client->asks);
+    list_head_init(&client->asks_done);
     client->done_task.cb = done_run;
     piece_init(client);
     for (size_t i = 0; i < sizeof(client->attachment); i += sizeof(uint64_t)) {
@@ -238,7 +242,7 @@ void client_check_closed(struct client *client)
     if (!client->closing || client->state == SESSION_CLOSED || client->state == SESSION_DETACHING)
         return;
     if (client->requests_count > 0 || !list_empty(&client->conns) || client->done_task.queued ||
-        client->dial_task.queued || !list_empty(&client->released))
+        client->dial_task.queued || !list_empty(&client->released) || !list_empty(&client->asks_done))
         return;
     assert(list_empty(&client->requests));
     client->state = SESSION_CLOSED;

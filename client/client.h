@@ -8,7 +8,7 @@
  * Threading: one event loop's. It runs over env and transport, so the simulator runs it, too.
  * Errors: client_submit returns 0 and the request ends through its cb, exactly once, never inside the call; or -EINVAL, -EROFS.
  *   Which errors requests end with: ashlar.h.
- * Ownership: a client_request and its memory are borrowed until cb.
+ * Ownership: a client_request and its memory are borrowed until cb, as is a client_ask.
  */
 #ifndef ASHLAR_CLIENT_CLIENT_H
 #define ASHLAR_CLIENT_CLIENT_H
@@ -61,6 +61,19 @@ struct client_request {
     uint64_t flush_seq; /* FLUSH: acknowledgements before it (core_loss.c) */
 };
 
+/* A question for the volume's present size. */
+struct client_ask {
+    /* public */
+    uint64_t timeout_ns;
+    void (*cb)(struct client_ask *ask, int rc); /* 0: client_size is as of now; -ETIMEDOUT: as it was known */
+    void *owner;
+    /* private */
+    struct list_node link; /* client->asks, then ->asks_done */
+    uint64_t ping;         /* the PING whose answer is the answer; 0: none sent in this session */
+    uint64_t until_ns;
+    int rc;
+};
+
 struct client_stats {
     uint64_t count[CLIENT_OP_COUNT], bytes[CLIENT_OP_COUNT], errors[CLIENT_OP_COUNT];
     struct histogram latency[CLIENT_OP_COUNT];
@@ -87,6 +100,8 @@ struct client_config {
 
 struct client *client_create(const struct client_config *config); /* opened follows; NULL: no memory */
 int client_submit(struct client *client, struct client_request *request);
+/* What the volume grew by before this call is seen in its callback, which comes exactly once, never inside the call. */
+void client_ask_size(struct client *client, struct client_ask *ask);
 /* Requests end with -ESHUTDOWN; the session is closed; cb, then the client is freed. */
 void client_close(struct client *client, void (*cb)(void *arg), void *arg);
 

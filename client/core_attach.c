@@ -72,6 +72,8 @@ void session_ready(struct client *client)
         client->cfg.opened(client->cfg.arg, 0);
     }
     if (client->state == SESSION_READY)
+        size_ask(client);
+    if (client->state == SESSION_READY)
         piece_pump(client);
 }
 
@@ -173,8 +175,7 @@ static int take_attached(struct client *client, const struct msg *msg)
     client->volume = header->volume;
     client->shard_bytes = attached.shard_bytes;
     client->session = header->session;
-    client->size = header->length > client->size ? header->length : client->size;
-    if (loss_resize(client) < 0)
+    if (size_learn(client, header->length) < 0)
         return -EPROTO;
     uint32_t max = (uint32_t)(attached.runs_bytes / CLIENT_LOSS_RUN_BYTES), count = 0;
     if (max > 0) {

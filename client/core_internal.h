@@ -130,6 +130,7 @@ struct client {
     uint64_t window_bytes;
     uint64_t next_id;
     struct env_task done_task;
+    struct list_node asks, asks_done; /* for the size (core_size.c) */
     /* acknowledged, unflushed writes (R13) */
     struct loss_shard *shards;
     uint32_t shard_count;
@@ -154,12 +155,21 @@ void session_lost(struct client *client, const char *why); /* to the next gatewa
 void session_stop(struct client *client);                  /* gives every link up */
 void session_detach(struct client *client);
 void session_note_trouble(struct client *client, const char *what, int rc);
+uint64_t session_ping(struct client *client); /* its request id; 0: the link takes nothing now */
 
 /* core_attach.c */
 void session_greet(struct client_conn *conn);
 void session_greeted(struct client_conn *conn, struct msg *msg);
 void session_attached(struct client *client, struct msg *msg);
 void session_ready(struct client *client);
+
+/* core_size.c */
+int size_learn(struct client *client, uint64_t size);             /* never smaller; -EINVAL, -ENOMEM: unchanged */
+void size_ask(struct client *client);                             /* sends the PING that open questions wait for */
+void size_answered(struct client *client, const struct msg *msg); /* an answer to PING */
+void size_tick(struct client *client, uint64_t now_ns);
+void size_fail(struct client *client, int rc); /* ends all questions */
+void size_done(struct client *client);         /* calls ended ones back */
 
 /* core_piece.c */
 void piece_pump(struct client *client); /* cuts and sends while the window allows */
@@ -176,7 +186,7 @@ void piece_released(struct client *client); /* ends pieces whose bytes the trans
 bool piece_cut(struct client_request *request, struct piece *piece); /* false: nothing left, request->cursor == end */
 
 /* core_loss.c */
-int loss_resize(struct client *client);
+int loss_resize(struct client *client, uint64_t size); /* -EINVAL: no such size; -ENOMEM */
 bool loss_acked(struct client *client, uint64_t offset, uint64_t loss, bool durable); /* false: data was lost */
 bool loss_seen(struct client *client, uint64_t offset, uint64_t loss);
 bool loss_listed(struct client *client, const struct client_loss_run *runs, uint32_t count, uint64_t rest);

@@ -18,10 +18,10 @@
 #include "client/core_internal.h"
 #include "common/mutant.h"
 
-int loss_resize(struct client *client)
+int loss_resize(struct client *client, uint64_t size)
 {
     assert(client->shard_bytes > 0);
-    uint64_t count = (client->size + client->shard_bytes - 1) / client->shard_bytes;
+    uint64_t count = size / client->shard_bytes + (size % client->shard_bytes != 0);
     if (count > LOSS_SHARDS_MAX)
         return -EINVAL;
     if (count <= client->shard_count)

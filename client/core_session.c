@@ -69,7 +69,7 @@ static void session_message(struct client *client, struct msg *msg)
             client->state = SESSION_FAILED;
         }
         return;
-    case WIRE_PING | 1: return;
+    case WIRE_PING | 1: size_answered(client, msg); return;
     default:
         if (WIRE_IS_REPLY(msg->header.opcode) && client->state == SESSION_READY)
             piece_answered(client, msg);
@@ -260,12 +260,17 @@ void session_detach(struct client *client)
 
 /* ---- the tick */
 
-static void send_ping(struct client *client)
+uint64_t session_ping(struct client *client)
 {
     struct wire_header header = {
         .opcode = WIRE_PING, .request_id = ++client->next_id * CLIENT_PIECES_MAX, .session = client->session};
+    assert(client->state == SESSION_READY);
     assert(client->conn != NULL);
-    (void)link_send(client->conn->link, &header, /* body= */ NULL, /* payload= */ NULL, 0);
+    client->asked_ns = env_now_ns(client->env);
+    if (client->waiting_ns == 0)
+        client->waiting_ns = client->asked_ns;
+    return link_send(client->conn->link, &header, /* body= */ NULL, /* payload= */ NULL, 0) == 0 ? header.request_id
+                                                                                                 : 0;
 }
 
 static void watch_gateway(struct client *client, uint64_t now_ns)
@@ -276,12 +281,8 @@ static void watch_gateway(struct client *client, uint64_t now_ns)
         return;
     }
     uint64_t quiet_since = client->heard_ns > client->asked_ns ? client->heard_ns : client->asked_ns;
-    if (now_ns > quiet_since && now_ns - quiet_since >= SESSION_PING_NS) {
-        client->asked_ns = now_ns;
-        if (client->waiting_ns == 0)
-            client->waiting_ns = now_ns;
-        send_ping(client);
-    }
+    if (now_ns > quiet_since && now_ns - quiet_since >= SESSION_PING_NS)
+        (void)session_ping(client);
 }
 
 static void time_out_requests(struct client *client, uint64_t now_ns)
@@ -346,6 +347,7 @@ static void tick(struct env_timer *timer)
     if (client->deadline_ns != 0 && now_ns >= client->deadline_ns)
         deadline_over(client);
     time_out_requests(client, now_ns);
+    size_tick(client, now_ns);
     if (client->state != SESSION_READY)
         return;
     watch_gateway(client, now_ns);

@@ -3,6 +3,7 @@
  *
  * - ashlar_open posts the making of a core and waits until it has a session, or open_timeout passed
  * - ashlar_list does the same with a core that attaches nothing
+ * - ashlar_size_now posts a question for the size and waits for the gateway's answer
  * - ashlar_close posts the core's end and waits for it
  *
  * Failure: the core's reason, with the trouble it had with the last gateway in words.
@@ -238,6 +239,53 @@ void ashlar_close(struct ashlar_volume *volume)
 uint64_t ashlar_size(struct ashlar_volume *volume)
 {
     return atomic_load_explicit(&volume->size, memory_order_relaxed);
+}
+
+/* ---- the present size */
+
+struct size_call {
+    struct edge_call call;
+    struct client_ask ask;
+    struct ashlar_volume *volume;
+    sem_t done;
+    int rc;
+};
+
+static void size_told(struct client_ask *ask, int rc)
+{
+    struct size_call *asked = ask->owner;
+    struct ashlar_volume *volume = asked->volume;
+    if (volume->client)
+        atomic_store(&volume->size, client_size(volume->client));
+    asked->rc = rc;
+    edge_request_ended(volume->cluster, /* blocking= */ true);
+    (void)sem_post(&asked->done);
+}
+
+static void size_run(struct edge_call *call)
+{
+    struct size_call *asked = list_entry(call, struct size_call, call);
+    uint64_t timeout_ns = ENV_MS(edge_settings(asked->volume->cluster)->open_timeout_ms);
+    asked->ask = (struct client_ask){.timeout_ns = timeout_ns, .cb = size_told, .owner = asked};
+    client_ask_size(asked->volume->client, &asked->ask);
+}
+
+int ashlar_size_now(struct ashlar_volume *volume, uint64_t *ret_size)
+{
+    struct size_call asked = {.call = {.run = size_run}, .volume = volume};
+    edge_error_clear();
+    if (edge_on_loop(volume->cluster))
+        return edge_error(-EDEADLK, "ashlar_size_now in a callback");
+    int rc = sem_init(&asked.done, /* shared= */ 0, 0);
+    assert(rc == 0);
+    edge_request_begun(volume->cluster);
+    edge_post(volume->cluster, &asked.call);
+    volume_wait(&asked.done);
+    (void)sem_destroy(&asked.done);
+    if (asked.rc < 0)
+        return edge_error(asked.rc, "%s: no gateway tells its size: %s", volume->name, strerror(-asked.rc));
+    *ret_size = ashlar_size(volume);
+    return 0;
 }
 
 const char *ashlar_name(const struct ashlar_volume *volume)

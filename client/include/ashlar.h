@@ -72,7 +72,10 @@ ASHLAR_API int ashlar_open(struct ashlar_cluster *cluster, const char *name, uns
                            struct ashlar_volume **ret_volume);
 /* Detaches; requests in flight end with -ESHUTDOWN first. Does not flush. Blocks; accepts NULL. */
 ASHLAR_API void ashlar_close(struct ashlar_volume *volume);
-ASHLAR_API uint64_t ashlar_size(struct ashlar_volume *volume); /* bytes, multiple of 512; may grow over a reconnect */
+ASHLAR_API uint64_t ashlar_size(struct ashlar_volume *volume); /* bytes, as last heard of; multiple of 4096; may grow */
+/* Asks the gateway: what the volume grew by before the call is seen, and can be read and written from then on. Blocks, for
+ * open_timeout at most: -ETIMEDOUT; or what requests end with. */
+ASHLAR_API int ashlar_size_now(struct ashlar_volume *volume, uint64_t *ret_size);
 ASHLAR_API const char *ashlar_name(const struct ashlar_volume *volume);
 
 /* ---- requests ---- */

@@ -191,11 +191,14 @@ static void plugin_close(void *handle)
     exports_put(handle);
 }
 
+/* Once a connection: each new one sees what the volume has grown to; those that are open keep their size. */
 static int64_t plugin_get_size(void *handle)
 {
     struct exported *exported = handle;
-    uint64_t size = ashlar_size(exported->volume);
-    assert(size <= INT64_MAX);
+    uint64_t size = 0;
+    if (request_size(exported->volume, &size) < 0)
+        return -1;
+    assert(size > 0 && size <= INT64_MAX);
     return (int64_t)size;
 }
 

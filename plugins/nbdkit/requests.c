@@ -2,6 +2,7 @@
 /* requests: one NBD request is one blocking call of libashlar, which lets a lone caller run the library's loop itself.
  *
  *   - request_*: the call, and its error in NBD's words
+ *   - request_size: while no gateway is there, the size that was known last
  *   - request_extents: asks piece by piece, since an answer may cover less than was asked for
  * Failure modes: the library retries over fail-overs itself; what it gives up on becomes an NBD error by request_failed. Errors
  * that NBD has no number for become EIO, never EINVAL, which a guest would take for its own mistake.
@@ -54,6 +55,21 @@ static int request_failed(const char *what, uint64_t count, uint64_t offset, int
     assert(rc < 0);
     nbdkit_error("%s of %llu bytes at %llu: %s", what, (unsigned long long)count, (unsigned long long)offset,
                  reason_of(rc));
+    nbdkit_set_error(nbd_error_of(rc));
+    return -1;
+}
+
+int request_size(struct ashlar_volume *volume, uint64_t *ret_size)
+{
+    int rc = ashlar_size_now(volume, ret_size);
+    if (rc == 0)
+        return 0;
+    if (rc == -ETIMEDOUT) { /* no gateway is there: the connection waits with its first request */
+        nbdkit_debug("%s", ashlar_error());
+        *ret_size = ashlar_size(volume);
+        return 0;
+    }
+    nbdkit_error("volume '%s' serves no more: %s; start nbdkit again", ashlar_name(volume), reason_of(rc));
     nbdkit_set_error(nbd_error_of(rc));
     return -1;
 }

@@ -15,6 +15,7 @@
 
 struct nbdkit_extents;
 
+int request_size(struct ashlar_volume *volume, uint64_t *ret_size); /* the present one */
 int request_read(struct ashlar_volume *volume, void *buffer, uint32_t count, uint64_t offset);
 /* flags here: enum ashlar_flags */
 int request_write(struct ashlar_volume *volume, const void *buffer, uint32_t count, uint64_t offset, unsigned flags);

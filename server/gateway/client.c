@@ -4,7 +4,8 @@
  * - gateway_accept: checks cluster and version, answers with the limits on what may be in flight
  * - ATTACH: the control plane opens a session (R19); the answer names it, the volume's size, its loss numbers (R13) and the
  *   addresses of all gateways
- * - requests go to request.c; PING is answered at once, VOLUME_LIST from the map
+ * - requests go to request.c; PING is answered at once, and tells who is attached how large the volume is now; VOLUME_LIST is
+ *   answered from the map
  * - DETACH closes the session; a link that just ends leaves it open for a grace, in which the client may come back
  *
  * Failure: whoever breaks the protocol loses the link (and only that one does). A client with more in flight than it was told
@@ -285,6 +286,20 @@ static void detach(struct gateway_client *client, const struct msg *msg)
     reply_status(client, &msg->header, 0);
 }
 
+/* What is attached may have grown since: clients ask by PING (docs/internals/wire.md). */
+static void ping_reply(struct gateway_client *client, const struct msg *msg)
+{
+    const struct map_volume *v = client->volume ? map_volume_by_id(client->gateway->cfg.map, client->volume->id) : NULL;
+    struct wire_header reply = {.length = 0};
+    assert(msg->header.opcode == WIRE_PING);
+    assert((client->volume != NULL) == (client->session != 0));
+    if (client->generation != 0)
+        reply.length = client->snapshot_size;
+    else if (v && !v->deleting)
+        reply.length = v->size;
+    gateway_client_reply(client, &msg->header, &reply, /* body= */ NULL, /* payload= */ NULL, 0);
+}
+
 /* ---- list */
 
 struct list_page {
@@ -353,7 +368,7 @@ static void client_message(struct link *link, void *owner, struct msg *msg)
     case WIRE_ATTACH: attach_begin(client, msg); break;
     case WIRE_DETACH: detach(client, msg); break;
     case WIRE_VOLUME_LIST: list_reply(client, msg); break;
-    case WIRE_PING: reply_status(client, header, 0); break;
+    case WIRE_PING: ping_reply(client, msg); break;
     default: gateway_client_drop(client, "a frame that is not a client's");
     }
     msg_free(msg);

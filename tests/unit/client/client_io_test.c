@@ -262,6 +262,116 @@ static void statistics_count(void **state)
     fake_destroy(fake);
 }
 
+struct asked {
+    struct client_ask ask;
+    uint32_t done;
+    int rc;
+};
+
+static void told(struct client_ask *ask, int rc)
+{
+    struct asked *asked = ask->owner;
+    asked->done++;
+    asked->rc = rc;
+}
+
+static void ask(struct asked *asked, struct client *client, uint64_t timeout_ms)
+{
+    *asked = (struct asked){.ask = {.timeout_ns = ENV_MS(timeout_ms), .cb = told, .owner = asked}};
+    client_ask_size(client, &asked->ask);
+    assert_int_equal(asked->done, 0); /* never inside the call */
+}
+
+/* Goal: who asks hears what the volume has grown to, and can use it; a window that is full is no hindrance; nobody is told
+ * twice. */
+static void a_grown_volume_is_seen_when_asked(void **state)
+{
+    (void)state;
+    struct fake *fake = fake_create(21);
+    struct fake_client c;
+    struct fake_io held[2];
+    struct asked first, second;
+    uint8_t data[8192];
+    memset(data, 5, sizeof(data));
+    fake->size = FAKE_SIZE / 2;
+    fake->inflight_count_max = 1;
+    fake_client_open(&c, fake, NULL);
+    assert_int_equal(client_size(c.client), FAKE_SIZE / 2);
+    assert_int_equal(fake_do(&c, CLIENT_WRITE, FAKE_SIZE - 8192, 8192, data, 0), -EINVAL);
+    fake->hold = true;
+    for (uint64_t i = 0; i < 2; i++)
+        fake_submit(&c, &held[i], CLIENT_WRITE, i * 8192, 8192, data, 0);
+    fake->size = FAKE_SIZE;
+    ask(&first, c.client, 1000);
+    ask(&second, c.client, 1000);
+    fake_run_ms(fake, 100);
+    assert_int_equal(first.done + second.done, 2);
+    assert_int_equal(first.rc | second.rc, 0);
+    assert_int_equal(client_size(c.client), FAKE_SIZE);
+    fake->hold = false;
+    fake_release(fake, 1);
+    assert_int_equal(fake_wait(&held[0]) | fake_wait(&held[1]), 0);
+    assert_int_equal(fake_do(&c, CLIENT_WRITE, FAKE_SIZE - 8192, 8192, data, 0), 0);
+    assert_memory_equal(fake->disk + FAKE_SIZE - 8192, data, 8192);
+    fake_client_close(&c);
+    fake_destroy(fake);
+}
+
+/* Goal: sizes that cannot be are not believed, whoever tells them; those of before go on to hold. */
+static void a_size_that_makes_no_sense_changes_nothing(void **state)
+{
+    (void)state;
+    static const uint64_t sizes[] = {0,         4096, FAKE_SIZE + 1, FAKE_SIZE + 512, UINT64_MAX, UINT64_MAX - 4095,
+                                     1ull << 62};
+    struct fake *fake = fake_create(22);
+    struct fake_client c;
+    uint8_t data[4096] = {7};
+    fake_client_open(&c, fake, NULL);
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        struct asked asked;
+        fake->size = sizes[i];
+        ask(&asked, c.client, 1000);
+        fake_run_ms(fake, 100);
+        assert_int_equal(asked.done, 1);
+        assert_int_equal(asked.rc, 0);
+        assert_int_equal(client_size(c.client), FAKE_SIZE);
+        assert_int_equal(fake_do(&c, CLIENT_WRITE, FAKE_SIZE - 4096, 4096, data, 0), 0);
+    }
+    fake_client_close(&c);
+    fake_destroy(fake);
+}
+
+/* Goal: a question outlives its gateway, ends in time when there is none, and with the client. */
+static void a_question_for_the_size_always_ends(void **state)
+{
+    (void)state;
+    struct fake *fake = fake_create(23);
+    struct fake_client c;
+    struct asked asked;
+    fake->size = FAKE_SIZE / 2;
+    fake_client_open(&c, fake, NULL);
+    fake->gateways[0].muted = true;
+    fake->size = FAKE_SIZE;
+    ask(&asked, c.client, 30000);
+    fake_run_ms(fake, 10000);
+    assert_int_equal(asked.done, 1);
+    assert_int_equal(asked.rc, 0);
+    assert_int_equal(client_size(c.client), FAKE_SIZE);
+    for (int i = 0; i < FAKE_GATEWAYS; i++)
+        fake_down(&fake->gateways[i]);
+    ask(&asked, c.client, 2000);
+    fake_run_ms(fake, 1500);
+    assert_int_equal(asked.done, 0);
+    fake_run_ms(fake, 1500);
+    assert_int_equal(asked.done, 1);
+    assert_int_equal(asked.rc, -ETIMEDOUT);
+    ask(&asked, c.client, 30000);
+    fake_client_close(&c);
+    assert_int_equal(asked.done, 1);
+    assert_int_equal(asked.rc, -ESHUTDOWN);
+    fake_destroy(fake);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -274,6 +384,9 @@ int main(void)
         cmocka_unit_test(no_such_volume),
         cmocka_unit_test(close_ends_everything),
         cmocka_unit_test(statistics_count),
+        cmocka_unit_test(a_grown_volume_is_seen_when_asked),
+        cmocka_unit_test(a_size_that_makes_no_sense_changes_nothing),
+        cmocka_unit_test(a_question_for_the_size_always_ends),
     };
     return cmocka_run_group_tests_name("client/io", tests, NULL, NULL);
 }

@@ -101,7 +101,7 @@ static void on_attach(struct fake_link *from, const struct msg *msg)
     for (int i = 0; i < FAKE_GATEWAYS; i++)
         bytes = client_attached_address(body, bytes, fake->gateways[i].address);
     struct wire_header reply = {
-        .volume = fake->volume, .session = from->session, .length = FAKE_SIZE, .body_len = (uint32_t)bytes};
+        .volume = fake->volume, .session = from->session, .length = fake->size, .body_len = (uint32_t)bytes};
     answer(from, &msg->header, &reply, body, NULL);
 }
 
@@ -254,6 +254,14 @@ static void on_io(struct fake_link *from, const struct msg *msg)
 
 /* ---- links */
 
+static void on_ping(struct fake_link *from, const struct msg *msg)
+{
+    const struct fake *fake = from->gateway->fake;
+    struct wire_header reply = {.volume = fake->volume, .session = from->session};
+    reply.length = from->session != 0 ? fake->size : 0;
+    answer(from, &msg->header, &reply, NULL, NULL);
+}
+
 static void hold(struct fake_link *from, struct msg *msg)
 {
     struct fake *fake = from->gateway->fake;
@@ -291,7 +299,7 @@ static void link_message(struct link *link, void *owner, struct msg *msg)
     case WIRE_HELLO: on_hello(from, msg); break;
     case WIRE_ATTACH: on_attach(from, msg); break;
     case WIRE_VOLUME_LIST: on_list(from, msg); break;
-    case WIRE_PING: answer_status(from, &msg->header, 0); break;
+    case WIRE_PING: on_ping(from, msg); break;
     case WIRE_DETACH:
         assert_int_equal(msg->header.session, from->session);
         fake->detaches++;
@@ -398,6 +406,7 @@ struct fake *fake_create_bare(void)
     fake->disk = calloc(1, FAKE_SIZE);
     assert_non_null(fake->disk);
     fake->volume = FAKE_VOLUME;
+    fake->size = FAKE_SIZE;
     fake->inflight_bytes_max = 8u << 20;
     fake->inflight_count_max = 64;
     for (int i = 0; i < FAKE_GATEWAYS; i++) {

@@ -61,6 +61,7 @@ struct fake {
     uint8_t *disk;
     /* the cluster's state */
     uint64_t volume, session, sessions_opened;
+    uint64_t size; /* as ATTACH and PING are told: FAKE_SIZE */
     bool deleted;
     uint8_t attachment[16];
     bool attached;

@@ -189,6 +189,47 @@ static void threads_share_a_volume(void **state)
     server_stop(server);
 }
 
+struct asker {
+    pthread_t thread;
+    struct ashlar_volume *volume;
+    int rc;
+};
+
+static void *asker_run(void *arg)
+{
+    struct asker *asker = arg;
+    for (int i = 0; i < 300 && asker->rc == 0; i++) {
+        uint64_t size = 0;
+        asker->rc = ashlar_size_now(asker->volume, &size);
+        if (asker->rc == 0 && size != FAKE_SIZE)
+            asker->rc = -EILSEQ;
+    }
+    return NULL;
+}
+
+/* Goal: the size is told at once beside blocking I/O on other threads, whoever runs the loop. */
+static void size_is_told_beside_requests(void **state)
+{
+    (void)state;
+    struct server *server = server_start();
+    struct ashlar_cluster *cluster = must_connect(server->address);
+    struct asker asker = {.rc = 0};
+    struct worker worker = {.area = 512, .seed = 3};
+    assert_int_equal(ashlar_open(cluster, "vol", 0, &asker.volume), 0);
+    worker.volume = asker.volume;
+    assert_int_equal(pthread_create(&worker.thread, NULL, worker_run, &worker), 0);
+    assert_int_equal(pthread_create(&asker.thread, NULL, asker_run, &asker), 0);
+    assert_int_equal(pthread_join(asker.thread, NULL), 0);
+    assert_int_equal(pthread_join(worker.thread, NULL), 0);
+    assert_int_equal(asker.rc, 0);
+    assert_int_equal(worker.rc, 0);
+    asker_run(&asker); /* nobody else is there */
+    assert_int_equal(asker.rc, 0);
+    ashlar_close(asker.volume);
+    ashlar_disconnect(cluster);
+    server_stop(server);
+}
+
 /* ---- asynchronous */
 
 struct chain {
@@ -366,13 +407,10 @@ static void extents_and_losses_reach_the_caller(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(threads_share_a_volume),
-        cmocka_unit_test(callbacks_may_submit),
-        cmocka_unit_test(close_with_requests_in_flight),
-        cmocka_unit_test(errors_are_explained),
-        cmocka_unit_test(open_gives_up_in_time),
-        cmocka_unit_test(cluster_file_is_read),
-        cmocka_unit_test(extents_and_losses_reach_the_caller),
+        cmocka_unit_test(threads_share_a_volume), cmocka_unit_test(size_is_told_beside_requests),
+        cmocka_unit_test(callbacks_may_submit),   cmocka_unit_test(close_with_requests_in_flight),
+        cmocka_unit_test(errors_are_explained),   cmocka_unit_test(open_gives_up_in_time),
+        cmocka_unit_test(cluster_file_is_read),   cmocka_unit_test(extents_and_losses_reach_the_caller),
     };
     return cmocka_run_group_tests_name("client/library", tests, NULL, NULL);
 }

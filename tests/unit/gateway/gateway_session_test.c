@@ -217,6 +217,40 @@ static void silent_client_is_closed(void **state)
     rig_destroy(rig);
 }
 
+/* Goal: PING tells who is attached the present size, and others none. */
+static void ping_tells_the_present_size(void **state)
+{
+    (void)state;
+    struct rig *rig = rig_create(12);
+    rig_volume(rig, "vol", 1, 1);
+    struct map_weight weights[] = {{1, 1ull << 40}, {2, 1ull << 40}, {3, 1ull << 40}};
+    struct map_entry grow = {
+        .kind = MAP_ENTRY_VOLUME_RESIZE, .size = 3 * RIG_SHARD_BYTES, .weights = weights, .weight_count = 3};
+    struct rig_client *c = rig_attach(rig, "vol", 7, 0), *other = rig_connect(rig);
+    uint64_t sizes[] = {RIG_SHARD_BYTES, 3 * RIG_SHARD_BYTES};
+    (void)snprintf(grow.name, sizeof(grow.name), "vol");
+    for (int i = 0; i < 2; i++) {
+        struct msg *answer = rig_answer(c, rig_op(c, WIRE_PING, 0, 0));
+        assert_int_equal(answer->header.status, 0);
+        assert_int_equal(answer->header.length, sizes[i]);
+        assert_int_equal(answer->header.session, c->session);
+        msg_free(answer);
+        answer = rig_answer(other, rig_op(other, WIRE_PING, 0, 0));
+        assert_int_equal(answer->header.length, 0);
+        msg_free(answer);
+        if (i == 0)
+            rig_apply(rig, &grow, 0);
+    }
+    uint64_t id = rig_write(c, 2 * RIG_SHARD_BYTES, 4096, 1); /* the new part is served */
+    rig_complete(rig, rig_first_op(rig), 0);
+    assert_int_equal(rig_status(c, id), 0);
+    assert_int_equal(rig_status(c, rig_read(c, 3 * RIG_SHARD_BYTES, 4096)), -EINVAL);
+    rig_delete(rig, "vol");
+    rig_hang_up(c);
+    rig_hang_up(other);
+    rig_destroy(rig);
+}
+
 static void list_has_pages(void **state)
 {
     (void)state;
@@ -300,6 +334,7 @@ int main(void)
         cmocka_unit_test(attach_granted_to_nobody),
         cmocka_unit_test(control_that_ends_is_this_gateways_trouble),
         cmocka_unit_test(silent_client_is_closed),
+        cmocka_unit_test(ping_tells_the_present_size),
         cmocka_unit_test(list_has_pages),
         cmocka_unit_test(cut_off_node_sends_clients_elsewhere),
         cmocka_unit_test(counters_count),
