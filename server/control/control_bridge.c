@@ -129,8 +129,8 @@ static void on_applied(struct bridge_to_control *b, uint64_t version, uint64_t h
     }
     if (version > c->applied)
         c->applied = version;
-    if (c->applied_told < c->session_version && c->applied >= c->session_version) {
-        c->heartbeat_now = true; /* R19: somebody waits */
+    if (c->applied_told < c->awaited_version && c->applied >= c->awaited_version) {
+        c->heartbeat_now = true; /* R19, or a resize: somebody waits */
         control_wake(c);
     }
 }

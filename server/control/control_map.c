@@ -70,8 +70,8 @@ void control_map_entry(struct control *c, uint64_t version, const void *bytes, s
         c->hashes[slot].hash = map_hash(c->map);
     }
     if (result.rc == 0 && map_entry_decode(bytes, len, &entry) == 0) {
-        if (entry.kind == MAP_ENTRY_SESSION_OPEN)
-            c->session_version = version;
+        if (entry.kind == MAP_ENTRY_SESSION_OPEN || entry.kind == MAP_ENTRY_VOLUME_RESIZE)
+            c->awaited_version = version;
         map_entry_free(&entry);
     }
 }
@@ -82,7 +82,7 @@ int control_map_replace(struct control *c, const void *bytes, size_t len)
     kept_clear(c);
     int rc = map_restore(c->map, bytes, len);
     c->kept_first = map_version(c->map) + 1;
-    c->session_version = map_version(c->map); /* whatever it holds is new to the data thread */
+    c->awaited_version = map_version(c->map); /* whatever it holds is new to the data thread */
     if (rc == 0 && c->data_started && c->data_version > map_version(c->map))
         return -ESTALE; /* a map never goes back */
     if (rc == 0)

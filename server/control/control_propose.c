@@ -4,7 +4,8 @@
  * - each has a request id: however often it is sent, and to however many leaders, it is applied once (map.h)
  * - it is sent to the leader at once, again when the leader changes or its link comes back, and each CONTROL_RESEND_NS
  * - it is done when the leader answered, this node's map has the entry, and the data thread was fed with it: whoever hears the
- *   result sees its effect. Entries but sessions are also done when our own map shows the result.
+ *   result sees its effect. Entries but sessions and resizes are also done when our own
+ *   map shows the result.
  *
  * Failure: -ESHUTDOWN when the core stops; -EPERM, -EBADMSG, -EMSGSIZE from the leader; nothing else ends a proposal.
  */
@@ -70,7 +71,7 @@ int control_propose(struct control *c, const void *bytes, size_t len,
     p->serial = control_id(c);
     p->bytes = copy;
     p->len = len;
-    p->session = copy[1] == MAP_ENTRY_SESSION_OPEN;
+    p->awaited = copy[1] == MAP_ENTRY_SESSION_OPEN || copy[1] == MAP_ENTRY_VOLUME_RESIZE;
     p->cb = cb;
     p->arg = arg;
     p->resend_ns = 0; /* by the next turn */
@@ -100,7 +101,7 @@ int control_propose_entry(struct control *c, const struct map_entry *entry,
 static bool complete(struct control *c, struct control_proposal *p)
 {
     assert(c != NULL);
-    if (!p->answered && !p->session && map_request_result(c->map, p->request, &p->result))
+    if (!p->answered && !p->awaited && map_request_result(c->map, p->request, &p->result))
         p->answered = true;
     if (!p->answered)
         return false;

@@ -124,7 +124,7 @@ struct control_proposal {
     uint8_t request[16];
     uint8_t *bytes;
     size_t len;
-    bool session; /* SESSION_OPEN: done only when granted (R19) */
+    bool awaited; /* SESSION_OPEN: done only when granted (R19); VOLUME_RESIZE: when the gateway knows */
     bool answered;
     struct map_result result;
     uint64_t resend_ns;
@@ -138,7 +138,7 @@ struct control_submission {
     struct control *control;
     uint8_t request[16];
     uint64_t conn, request_id; /* who waits for the answer; conn 0: this core's proposal request_id */
-    bool in_log, session, dead;
+    bool in_log, session, resize, dead;
     uint32_t drop_reporter, drop_node; /* MEMBER_DROP; 0: another kind */
     struct control_log_req req;
     struct map_result result; /* of a session to be granted */
@@ -222,7 +222,7 @@ struct control {
     bool heartbeat_now;
     uint64_t applied, applied_told; /* by the data thread; as the last heartbeat said */
     bool store_failed_proposed;
-    uint64_t session_version; /* newest SESSION_OPEN seen: its application is reported at once (R19) */
+    uint64_t awaited_version; /* newest SESSION_OPEN (R19) or VOLUME_RESIZE seen: its application is reported at once */
     uint64_t alive_ns, io_age_ns;
     int store_rc;
     struct bridge_stats *stats;

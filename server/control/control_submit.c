@@ -10,6 +10,8 @@
  *   I/O goes on at once when a node died, epochs fence the write path (R10)
  * - a grant to another attachment waits until each node of the cluster has it in force, or can hold no lease any more: nobody reads
  *   what a node that is cut off might still serve
+ * - a resize is answered when the gateway through which the volume is attached has it in force, or can hold no lease any more:
+ *   who asks that gateway for the size from then on hears the new one
  *
  * Failure: not leading, or the outcome unknown: -EAGAIN, and the proposer tries again.
  */
@@ -151,6 +153,20 @@ static bool granted(struct control *c, struct control_submission *s)
     return check.ok;
 }
 
+static bool gateway_knows(struct control *c, const struct control_submission *s, uint64_t version)
+{
+    assert(s->resize);
+    const struct map_volume *volume = map_volume_by_id(c->map, s->volume);
+    const struct map_node *node =
+        volume && volume->session.open ? map_node_by_id(c->map, volume->session.gateway) : NULL;
+    if (!node || !node->up)
+        return true; /* whoever attaches from now on hears it then */
+    const struct control_watch *w = control_watch_get(c, node->id);
+    assert(version > 0);
+    return w && ((w->applied_incarnation == node->incarnation && w->applied >= version) ||
+                 w->lease_until_ns <= control_lived(c));
+}
+
 /* ---- from the log to the answer ---- */
 
 /* True when s was answered and is gone. */
@@ -161,6 +177,8 @@ static bool settle(struct control *c, struct control_submission *s)
     assert(!s->in_log);
     if (!map_request_result(c->map, s->request, &result)) {
         answer(c, s->conn, s->request_id, -EAGAIN, NULL);
+    } else if (s->resize && result.rc == 0 && !gateway_knows(c, s, result.version)) {
+        return false; /* control_submit_turn looks again */
     } else if (!s->session || result.rc < 0) {
         if (s->drop_reporter != 0 && (result.rc == 0 || result.rc == -EBUSY))
             control_liveness_accused(c, s->drop_reporter, s->drop_node, result.rc == -EBUSY);
@@ -199,10 +217,11 @@ static void note_entry(struct control *c, struct control_submission *s, const vo
     assert(c->leading);
     if (map_entry_decode(bytes, len, &entry) < 0)
         return;
-    if (entry.kind == MAP_ENTRY_SESSION_OPEN) {
+    if (entry.kind == MAP_ENTRY_SESSION_OPEN || entry.kind == MAP_ENTRY_VOLUME_RESIZE) {
         const struct map_volume *volume =
             entry.volume ? map_volume_by_id(c->map, entry.volume) : map_volume_by_name(c->map, entry.name);
-        s->session = true;
+        s->session = entry.kind == MAP_ENTRY_SESSION_OPEN;
+        s->resize = !s->session;
         s->volume = volume ? volume->id : 0;
     }
     if (entry.kind == MAP_ENTRY_MEMBER_DROP && entry.to_node != 0) {

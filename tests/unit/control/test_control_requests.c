@@ -508,6 +508,36 @@ static void admin_requests_work_at_any_node(void **state)
     cluster_close(&k);
 }
 
+static uint64_t size_at(struct cluster *k, uint32_t id, const char *name)
+{
+    const struct map_volume *volume = map_volume_by_name(k->nodes[id].data.map, name);
+    return volume ? volume->size : 0;
+}
+
+/* Goal: once a resize is answered, the gateway of whoever has the volume attached tells the new size, wherever the resize was asked
+ * for; a gateway that died holds nobody up. */
+static void a_resize_is_answered_when_the_gateway_knows(void **state)
+{
+    (void)state;
+    struct cluster k;
+    struct cluster_request attach;
+    cluster_init(&k, 12, 5, 3);
+    cluster_run_ms(&k, 1500);
+    json_decref(admin(&k, 1, "{\"op\":\"volume-create\",\"name\":\"a\",\"size\":4096,\"home\":4}", true));
+    cluster_attach(&k, 4, "a", 3, 0, &attach);
+    cluster_finish(&k, &attach, 1000);
+    k.apply_delay_ns = ENV_MS(80); /* its data thread lags */
+    for (uint32_t i = 2; i < 7; i++) {
+        char request[128];
+        (void)snprintf(request, sizeof request, "{\"op\":\"volume-resize\",\"name\":\"a\",\"size\":%u}", i * 4096);
+        json_decref(admin(&k, 1 + i % 3, request, true));
+        assert_int_equal(size_at(&k, 4, "a"), i * 4096);
+    }
+    cluster_crash(&k, 4, WORLD_CRASH_PROCESS);
+    json_decref(admin(&k, 1, "{\"op\":\"volume-resize\",\"name\":\"a\",\"size\":409600}", true));
+    cluster_close(&k);
+}
+
 /* Goal: a change whose answer was lost is asked again, elsewhere, and made once; the answer is the first one's. */
 static void admin_change_asked_again_is_made_once(void **state)
 {
@@ -614,6 +644,7 @@ int main(void)
         cmocka_unit_test(a_dead_node_is_out_after_a_while_and_replaced),
         cmocka_unit_test(shards_without_a_primary_get_one_after_the_grace),
         cmocka_unit_test(admin_requests_work_at_any_node),
+        cmocka_unit_test(a_resize_is_answered_when_the_gateway_knows),
         cmocka_unit_test(admin_change_asked_again_is_made_once),
         cmocka_unit_test(admin_requests_that_make_no_sense_get_a_sentence),
         cmocka_unit_test(without_a_leader_admin_says_so),
