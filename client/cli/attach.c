@@ -21,6 +21,7 @@
 #include "client/cli/nbd_probe.h"
 #include "client/cli/nbdkit_process.h"
 #include "client/cli/text.h"
+#include "common/crc32c.h"
 
 #define THREADS_DEFAULT 32u /* requests that nbdkit has in flight at once */
 #define CLIENTS_WAIT_MS 3000u
@@ -43,15 +44,37 @@ static void escape_path(const char *path, char *out, size_t size)
     out[n] = '\0';
 }
 
+/* QEMU's names of nodes begin with a letter, have letters, digits, '-', '.' and '_', and at most 31 characters, of which
+ * "-nbd2" may be added. What had to change is told apart by a checksum. */
+static void node_name(const char *volume, char out[32])
+{
+    static const char known[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._";
+    size_t length = strlen(volume);
+    bool fits =
+        length <= 24 && strspn(volume, known) == length && strspn(volume, known) > 0 && strspn(volume, known + 52) == 0;
+    if (fits) {
+        (void)snprintf(out, 32, "%s", volume);
+        return;
+    }
+    (void)snprintf(out, 32, "v-%.14s-%08x", volume, crc32c(volume, length));
+    for (char *at = out; *at; at++)
+        *at = strchr(known, *at) ? *at : '.';
+}
+
 static void make_recipe(const struct attachment *a, struct recipe *ret_recipe)
 {
-    char path[3 * PATH_MAX];
+    char path[3 * PATH_MAX], node[32];
+    node_name(a->name, node);
     escape_path(a->socket, path, sizeof(path));
     (void)snprintf(ret_recipe->uri, sizeof(ret_recipe->uri), "nbd+unix:///?socket=%.8000s", path);
-    (void)snprintf(ret_recipe->qemu, sizeof(ret_recipe->qemu),
-                   "-blockdev driver=nbd,node-name=%s,server.type=unix,server.path=%s,cache.direct=on,discard=unmap%s"
-                   " -device virtio-blk-pci,drive=%s,logical_block_size=4096,physical_block_size=4096",
-                   a->name, a->socket, a->read_only ? ",read-only=on" : "", a->name);
+    const char *read_only = a->read_only ? ",read-only=on" : "";
+    /* raw above nbd: what the guest uses stays when it moves to another connection (nbdkit-ashlar-plugin(1)) */
+    (void)snprintf(
+        ret_recipe->qemu, sizeof(ret_recipe->qemu),
+        "-blockdev driver=nbd,node-name=%s-nbd,server.type=unix,server.path=%s,cache.direct=on,discard=unmap%s"
+        " -blockdev driver=raw,node-name=%s,file=%s-nbd,cache.direct=on,discard=unmap%s"
+        " -device virtio-blk-pci,drive=%s,logical_block_size=4096,physical_block_size=4096",
+        node, a->socket, read_only, node, node, read_only, node);
     (void)snprintf(ret_recipe->libvirt, sizeof(ret_recipe->libvirt),
                    "<disk type='network' device='disk'>\n"
                    "  <driver name='qemu' type='raw' cache='none' discard='unmap'/>\n"
@@ -125,7 +148,7 @@ static int start(struct cli *cli, struct attachment *a)
         .cluster_path = cli->cluster.path[0] ? cli->cluster.path : NULL,
         .addresses = cli->cluster.given,
         .io_timeout = cli_option(cli, "io-timeout"),
-        .read_only = cli_flag(cli, "read-only"),
+        .read_only = cli_flag(cli, "read-only") || strchr(cli->arguments[0], '@') != NULL, /* a snapshot */
         .force = cli_flag(cli, "force"),
         .threads = THREADS_DEFAULT,
         .deadline_ms = admin_now_ms() + cli->timeout_ms,

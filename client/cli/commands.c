@@ -112,7 +112,7 @@ const struct cli_command cli_commands[] = {
         .arguments_min = 2,
         .arguments_max = 2,
         .summary = "Change a volume's size",
-        .help = "A client sees the new size when it attaches the volume again.",
+        .help = "Each new NBD connection has the new size; one that is open keeps its own: man nbdkit-ashlar-plugin.",
         .options = {YES, {"shrink", 0, NULL, "allow a smaller size; what lies behind it is lost"}},
         .run = command_volume_resize,
     },
