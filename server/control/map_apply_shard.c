@@ -77,7 +77,9 @@ void map_apply_member_add(struct map *map, const struct map_entry *entry, struct
         return;
     assert(t.shard->primary != 0 || map_in_sync_count(t.shard) > 0);
     t.member->flags |= MAP_MEMBER_IN_SYNC;
-    t.member->flags &= ~(uint32_t)(MAP_MEMBER_UNCLEAN | MAP_MEMBER_REBOOTED | MAP_MEMBER_EMPTY);
+    /* UNROLLED, too: the resync compared every chunk that a rollback changed (R16). Rolling back now would bring back, where both read the
+     * same and nothing was copied, what was overwritten since. */
+    t.member->flags &= ~(uint32_t)(MAP_MEMBER_UNCLEAN | MAP_MEMBER_REBOOTED | MAP_MEMBER_EMPTY | MAP_MEMBER_UNROLLED);
     t.member->incarnation = entry->incarnation;
     t.shard->epoch++;
     map_touch_shard(map, t.volume, t.shard);
