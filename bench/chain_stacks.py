@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -101,6 +102,8 @@ class AshlarChain:
         if self.uri:
             self.uri = None
             self.cluster.ashlar("detach", "chain")
+        for pid in proc.pids_mentioning(self.cluster.directory + "/", "nbdkit"):
+            os.kill(pid, signal.SIGTERM)  # of an attach that was interrupted
         self.cluster.down()
 
 
