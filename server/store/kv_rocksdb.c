@@ -6,7 +6,8 @@
  *   kv thread: takes all that is queued and walks it in order: a run of writes is one WriteBatch, a run of gets one
  *     batched multi-get; what is done goes to `done`, with one mail for everything not yet fetched;
  *   sync thread: what asks for a sync goes there when it is written, and shares one WAL sync with all that came before that
- *     began. Puts and gets go on meanwhile: a sync takes milliseconds, and nobody but who asked for it waits for it;
+ *     began. Puts and gets go on meanwhile: a sync takes milliseconds, and nobody but who asked for it waits for it. A log that ends
+ *     meanwhile stays among those that RocksDB syncs until all of it was (since 7.7: kv_sync_test watches it);
  *   data thread: the mail takes the whole `done` list and runs the callbacks.
  *
  * The lock guards four lists and some flags for the time it takes to append a few pointers: the threads meet
@@ -60,7 +61,8 @@ struct kv_rocksdb {
     struct item_list to_sync; /* written; whatever was written until sync_mark is to be durable */
     uint64_t sync_mark;
     bool sleeping, stopping, mail_posted;
-    bool sync_sleeping, sync_stopping, sync_failed;
+    bool sync_sleeping, sync_stopping;
+    bool any_failed;       /* a write or a sync did: set before anybody is told, seen before a sync begins */
     struct ring_mail mail; /* posted when mail_posted goes true, free again when its callback runs */
     /* kv thread only, after the start */
     pthread_t thread;
@@ -225,15 +227,21 @@ static void publish(struct kv_rocksdb *self, struct item_list *ended)
     assert(ended->count == 0);
 }
 
-static void tell_failure(int rc)
+static void fail(struct kv_rocksdb *self, int rc)
 {
     assert(rc < 0);
-    log_error("the metadata store failed: nothing is written to it any more error=%d", rc);
+    lock(self);
+    bool first = !self->any_failed;
+    self->any_failed = true;
+    unlock(self);
+    if (first)
+        log_error("the metadata store failed: nothing is written to it any more error=%d", rc);
 }
 
 /* ---- sync thread ---- */
 
-/* Everything written up to the mark becomes durable. A failure is final: a later sync might succeed without what this one lost. */
+/* Everything written up to the mark becomes durable. A failure is final: a later sync might succeed without what this one lost.
+ * After a failed write no sync begins: RocksDB ends the process, by an assertion, when it syncs a log whose write failed. */
 static int sync_up_to(struct kv_rocksdb *self, uint64_t mark, bool failed)
 {
     assert(mark >= self->synced);
@@ -243,17 +251,15 @@ static int sync_up_to(struct kv_rocksdb *self, uint64_t mark, bool failed)
     if (rc == 0)
         self->synced = mark;
     else
-        tell_failure(rc);
+        fail(self, rc);
     return rc;
 }
 
 static void *sync_thread(void *arg)
 {
     struct kv_rocksdb *self = arg;
-    bool failed = false;
     for (;;) {
         lock(self);
-        self->sync_failed = self->sync_failed || failed;
         while (self->to_sync.count == 0 && !self->sync_stopping) {
             self->sync_sleeping = true;
             (void)pthread_cond_wait(&self->sync_wakeup, &self->lock);
@@ -261,11 +267,11 @@ static void *sync_thread(void *arg)
         self->sync_sleeping = false;
         list_move(&self->syncing, &self->to_sync);
         uint64_t mark = self->sync_mark;
+        bool failed = self->any_failed;
         unlock(self);
         if (self->syncing.count == 0)
             return NULL; /* stopping */
         int rc = sync_up_to(self, mark, failed);
-        failed = failed || rc < 0;
         for (uint32_t i = 0; i < self->syncing.count; i++) {
             assert(self->syncing.items[i].kind == ITEM_WRITE && self->syncing.items[i].write->rc == 0);
             self->syncing.items[i].write->rc = rc;
@@ -281,7 +287,7 @@ static int sticky(struct kv_rocksdb *self, int rc)
     assert(rc <= 0);
     if (rc < 0 && !self->failed) {
         self->failed = true;
-        tell_failure(rc);
+        fail(self, rc);
     }
     return rc;
 }
@@ -396,14 +402,14 @@ static void *kv_thread(void *arg)
         self->sleeping = false;
         assert(self->taken.count == 0);
         list_move(&self->taken, &self->queued);
-        self->failed = self->failed || self->sync_failed;
+        self->failed = self->failed || self->any_failed;
         unlock(self);
         if (self->taken.count == 0)
             break; /* stopping */
         run_taken(self);
     }
     sync_stop(self);
-    self->db.failed = self->db.failed || self->sync_failed;
+    self->db.failed = self->db.failed || self->failed || self->any_failed;
     kv_db_close(&self->db);
     return NULL;
 }
