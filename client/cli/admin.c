@@ -103,7 +103,8 @@ static bool one_round(const struct cli *cli, struct attempt *attempt)
     return false;
 }
 
-static int call(const struct cli *cli, json_t *request, int done, json_t **ret_answer)
+/* done: the -errno that is no failure: always, or only if an earlier attempt got lost. */
+static int call(const struct cli *cli, json_t *request, int done, bool always, json_t **ret_answer)
 {
     char *text = json_dumps(request, JSON_COMPACT);
     struct attempt attempt = {.text = text, .deadline_ms = admin_now_ms() + cli->timeout_ms};
@@ -123,7 +124,7 @@ static int call(const struct cli *cli, json_t *request, int done, json_t **ret_a
         return CLI_OK;
     }
     int code = CLI_OK;
-    if (!attempt.lost || done == 0 || admin_integer(attempt.answer, "code") != done)
+    if (!(attempt.lost || always) || done == 0 || admin_integer(attempt.answer, "code") != done)
         code = cli_fail(cli, CLI_FAILED, "%s", admin_string(attempt.answer, "error"));
     json_decref(attempt.answer);
     return code;
@@ -131,7 +132,12 @@ static int call(const struct cli *cli, json_t *request, int done, json_t **ret_a
 
 int admin_read(const struct cli *cli, json_t *request, json_t **ret_answer)
 {
-    return call(cli, request, 0, ret_answer);
+    return call(cli, request, 0, /* always= */ false, ret_answer);
+}
+
+int admin_find(const struct cli *cli, json_t *request, json_t **ret_answer)
+{
+    return call(cli, request, -ENOENT, /* always= */ true, ret_answer);
 }
 
 /* So that however often it is sent it is carried out once, and a lost answer can be had again. */
@@ -151,7 +157,7 @@ int admin_change(const struct cli *cli, json_t *request, int done, json_t **ret_
 {
     assert(done <= 0);
     name_request(request);
-    return call(cli, request, done, ret_answer);
+    return call(cli, request, done, /* always= */ false, ret_answer);
 }
 
 int admin_list(const struct cli *cli, const char *op, const char *items, json_t **ret_items)

@@ -12,6 +12,8 @@
 #include "client/cli/cli.h"
 
 int admin_read(const struct cli *cli, json_t *request, json_t **ret_answer);
+/* CLI_OK and *ret_answer NULL: there is no such thing. */
+int admin_find(const struct cli *cli, json_t *request, json_t **ret_answer);
 /* done: -errno that says so when an earlier attempt got lost (-EEXIST, -ENOENT), or 0. *ret_answer may be NULL then. */
 int admin_change(const struct cli *cli, json_t *request, int done, json_t **ret_answer);
 /* Every item of an op that answers in parts ("more", "next"), in one array. */

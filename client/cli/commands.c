@@ -113,7 +113,9 @@ const struct cli_command cli_commands[] = {
         .arguments_max = 2,
         .summary = "Change a volume's size",
         .help = "Each new NBD connection has the new size; one that is open keeps its own: man nbdkit-ashlar-plugin.",
-        .options = {YES, {"shrink", 0, NULL, "allow a smaller size; what lies behind it is lost"}},
+        .options = {YES,
+                    {"shrink", 0, NULL, "allow a smaller size; what lies behind it is lost"},
+                    {"force", 'f', NULL, "the same"}},
         .run = command_volume_resize,
     },
     {

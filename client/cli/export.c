@@ -19,6 +19,7 @@
 #include "client/cli/progress.h"
 #include "client/cli/snapshot.h"
 #include "client/cli/stream.h"
+#include "client/cli/text.h"
 #include "common/crc32c.h"
 
 #define WINDOW_BYTES (16u << 20)
@@ -31,6 +32,7 @@ struct exporting {
     int fd;
     uint32_t chain;
     uint64_t records, at; /* written so far; end of the last range */
+    uint64_t data_bytes;
     struct copy_ring ring;
     struct progress progress;
 };
@@ -63,6 +65,7 @@ static int put_record(struct exporting *e, uint32_t kind, uint64_t offset, uint6
     if (rc < 0)
         return cli_fail(e->cli, CLI_FAILED, "cannot write: %s; go on later with --resume", strerror(-rc));
     e->records++;
+    e->data_bytes += data ? length : 0;
     return CLI_OK;
 }
 
@@ -190,6 +193,7 @@ static int skip_written(struct exporting *e)
             break;
         e->chain = chain;
         e->records++;
+        e->data_bytes += record.kind == STREAM_DATA ? record.length : 0;
         e->at = record.offset + record.length;
         good += (off_t)(STREAM_RECORD_BYTES + (record.kind == STREAM_DATA ? record.length : 0));
     }
@@ -272,6 +276,21 @@ static int find_both(struct cli *cli, struct stream_head *head, const char *from
     return code;
 }
 
+/* To a pipe nothing is told: the stream goes there. */
+static int tell_exported(const struct exporting *e)
+{
+    const struct stream_head *head = &e->head;
+    const char *path = e->cli->arguments[1];
+    char shown[TEXT_SIZE_MAX];
+    if (e->cli->json)
+        return cli_print_json(json_pack("{s:s,s:s,s:s,s:s,s:I,s:I}", "volume", head->volume, "snapshot", head->snapshot,
+                                        "from", head->since_snapshot, "file", path, "size", (json_int_t)head->size,
+                                        "data_bytes", (json_int_t)e->data_bytes));
+    printf("%s@%s is exported to %s (%s of data)\n", head->volume, head->snapshot, path,
+           text_size(e->data_bytes, shown));
+    return CLI_OK;
+}
+
 int command_export(struct cli *cli)
 {
     static struct exporting e;
@@ -291,9 +310,10 @@ int command_export(struct cli *cli)
     copy_ring_close(&e.ring);
     ashlar_close(e.volume);
     ashlar_disconnect(cluster);
-    if (e.fd >= 0 && e.fd != STDOUT_FILENO)
-        (void)close(e.fd);
-    return code;
+    if (e.fd < 0 || e.fd == STDOUT_FILENO)
+        return code;
+    (void)close(e.fd);
+    return code == CLI_OK ? tell_exported(&e) : code;
 }
 
 /* ---- diff */

@@ -41,9 +41,14 @@ int import_make_volume(const struct cli *cli, const char *name, uint64_t size, b
     if (code == CLI_OK)
         code = add_number(cli, "home", "home", request);
     json_t *known = NULL;
-    if (code == CLI_OK && exists_ok &&
-        admin_read(cli, json_pack("{s:s, s:s}", "op", "volume-info", "name", name), &known) == CLI_OK) {
-        if ((uint64_t)admin_integer(json_object_get(known, "volume"), "size") < size)
+    if (code == CLI_OK)
+        code = admin_find(cli, json_pack("{s:s, s:s}", "op", "volume-info", "name", name), &known);
+    if (known) {
+        if (!exists_ok)
+            code = cli_fail(cli, CLI_FAILED,
+                            "a volume of that name exists: --overwrite writes it anew, --resume goes on with an import "
+                            "that broke off");
+        else if ((uint64_t)admin_integer(json_object_get(known, "volume"), "size") < size)
             code = cli_fail(cli, CLI_FAILED, "%s is smaller than what is to be imported", name);
         json_decref(known);
         json_decref(request);
@@ -55,8 +60,8 @@ int import_make_volume(const struct cli *cli, const char *name, uint64_t size, b
     return code;
 }
 
-/* Runs a program; output NULL: it writes where we do. Its exit status, or -errno. */
-static int run(char *const argv[], char output[OUTPUT_MAX])
+/* Runs a program; output: what it writes to its descriptor fd; NULL: it writes where we do. Its exit status, or -errno. */
+static int run(char *const argv[], int fd, char output[OUTPUT_MAX])
 {
     posix_spawn_file_actions_t actions;
     int ends[2] = {-1, -1}, status = 0;
@@ -65,7 +70,7 @@ static int run(char *const argv[], char output[OUTPUT_MAX])
         return -errno;
     (void)posix_spawn_file_actions_init(&actions);
     if (output) {
-        (void)posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+        (void)posix_spawn_file_actions_adddup2(&actions, ends[1], fd);
         (void)posix_spawn_file_actions_addclose(&actions, ends[0]);
         (void)posix_spawn_file_actions_addclose(&actions, ends[1]);
     }
@@ -94,7 +99,7 @@ static int find_format(const struct cli *cli, const char *path, const char *give
     char *const plain[] = {"qemu-img", "info", "--output=json", (char *)(uintptr_t)path, NULL};
     char *const forced[] = {
         "qemu-img", "info", "--output=json", "-f", (char *)(uintptr_t)given, (char *)(uintptr_t)path, NULL};
-    int rc = run(given ? forced : plain, output);
+    int rc = run(given ? forced : plain, STDOUT_FILENO, output);
     if (rc == -ENOENT)
         return cli_fail(cli, CLI_FAILED, "qemu-img is not installed (Debian package qemu-utils)");
     json_t *info = rc == 0 ? json_loads(output, 0, NULL) : NULL;
@@ -107,7 +112,7 @@ static int find_format(const struct cli *cli, const char *path, const char *give
     return *ret_size > 0 ? CLI_OK : cli_fail(cli, CLI_FAILED, "%s is empty", path);
 }
 
-static int convert(const struct cli *cli, const char *path, const char *format, const char *uri)
+static int convert(const struct cli *cli, const char *target, const char *path, const char *format, const char *uri)
 {
     char *const argv[] = {"qemu-img",
                           "convert",
@@ -123,8 +128,12 @@ static int convert(const struct cli *cli, const char *path, const char *format, 
                           (char *)(uintptr_t)path,
                           (char *)(uintptr_t)uri,
                           NULL};
-    int rc = run(argv, NULL);
-    return rc == 0 ? CLI_OK : cli_fail(cli, CLI_FAILED, "qemu-img convert failed: the volume is not complete");
+    static char said[OUTPUT_MAX];
+    int rc = run(argv, STDERR_FILENO, said);
+    if (rc == 0)
+        return CLI_OK;
+    said[strcspn(said, "\n")] = '\0'; /* one line for each request that failed: the first will do */
+    return cli_fail(cli, CLI_FAILED, "%s is not complete: %s", target, said[0] ? said : "qemu-img convert failed");
 }
 
 int import_image(struct cli *cli, const char *path, const char *target, const char *format)
@@ -144,12 +153,12 @@ int import_image(struct cli *cli, const char *path, const char *target, const ch
                             (char *)(uintptr_t)target, NULL};
     char *const detach[] = {"/proc/self/exe",          "--cluster", (char *)(uintptr_t)where, "--json", "detach",
                             (char *)(uintptr_t)target, NULL};
-    json_t *attached = run(attach, output) == 0 ? json_loads(output, 0, NULL) : NULL;
+    json_t *attached = run(attach, STDOUT_FILENO, output) == 0 ? json_loads(output, 0, NULL) : NULL;
     if (!attached)
         return cli_fail(cli, CLI_FAILED, "%s cannot be attached on this host", target);
-    code = convert(cli, path, found, admin_string(attached, "uri"));
+    code = convert(cli, target, path, found, admin_string(attached, "uri"));
     json_decref(attached);
-    if (run(detach, output) != 0 && code == CLI_OK)
+    if (run(detach, STDOUT_FILENO, output) != 0 && code == CLI_OK)
         code = cli_fail(cli, CLI_FAILED, "%s cannot be detached", target);
     if (code != CLI_OK)
         return code;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* import: `ashlar import`: a stream of `ashlar export`, or a disk image (raw, QCOW2, whatever qemu-img reads), into a volume.
  *
- *   - a complete stream makes the volume; one that builds on an older snapshot wants a volume that is as that snapshot was
+ *   - a complete stream makes the volume; one that builds on an older snapshot wants a volume that is as that snapshot was,
+ *     and grows it if the source had grown
  *   - data is written several requests at once, its CRC checked before; at the end a flush, then the snapshot is made here, too, so
  *     that the next stream finds what it builds on
  *   - each 64 MiB a flush, and the position is noted beside a regular file: --resume goes on there
@@ -12,12 +13,14 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "client/cli/admin.h"
+#include "client/cli/admin_socket.h"
 #include "client/cli/commands.h"
 #include "client/cli/copy.h"
 #include "client/cli/image.h"
@@ -27,6 +30,7 @@
 #include "common/crc32c.h"
 
 #define NOTE_BYTES (64u << 20)
+#define BUSY_WAIT_MS 250
 
 struct importing {
     struct cli *cli;
@@ -246,9 +250,6 @@ static int check_base(struct importing *im)
     int code = snapshot_find(im->cli, &title, &generation, &size, &created_ms);
     if (code != CLI_OK)
         return code;
-    if (ashlar_size(im->volume) < im->head.size)
-        return cli_fail(im->cli, CLI_FAILED, "%s is smaller than the stream's volume: ashlar volume resize %s %llu",
-                        im->target, im->target, (unsigned long long)im->head.size);
     static struct ashlar_extent extents[4096];
     bool begun = im->gone_on; /* a pipe's position is noted nowhere */
     begun = begun || (cli_flag(im->cli, "resume") && cli_flag(im->cli, "overwrite") && !im->regular);
@@ -268,6 +269,23 @@ static int check_base(struct importing *im)
     return CLI_OK;
 }
 
+/* The stream's volume has grown since: so does this one. */
+static int grow(struct importing *im)
+{
+    json_t *answer = NULL;
+    uint64_t size = 0;
+    if (ashlar_size(im->volume) >= im->head.size)
+        return CLI_OK;
+    int code = admin_change(
+        im->cli,
+        json_pack("{s:s, s:s, s:I}", "op", "volume-resize", "name", im->target, "size", (json_int_t)im->head.size), 0,
+        &answer);
+    json_decref(answer);
+    if (code == CLI_OK && (ashlar_size_now(im->volume, &size) < 0 || size < im->head.size))
+        code = cli_fail(im->cli, CLI_FAILED, "%s did not grow: %s", im->target, ashlar_error());
+    return code;
+}
+
 static int make_snapshot(struct importing *im)
 {
     json_t *answer = NULL;
@@ -281,19 +299,33 @@ static int make_snapshot(struct importing *im)
 
 /* ---- the command ---- */
 
+/* Of an import that was killed the gateway lets go after some seconds: who goes on with it waits for that. */
+static int open_target(struct importing *im, struct ashlar_cluster *cluster)
+{
+    uint64_t until_ms = admin_now_ms() + im->cli->timeout_ms;
+    int rc = ashlar_open(cluster, im->target, 0, &im->volume);
+    while (rc == -EBUSY && cli_flag(im->cli, "resume") && admin_now_ms() < until_ms) {
+        (void)poll(NULL, 0, BUSY_WAIT_MS);
+        rc = ashlar_open(cluster, im->target, 0, &im->volume);
+    }
+    return rc;
+}
+
 static int take_stream(struct importing *im, struct ashlar_cluster *cluster)
 {
     char path[4096];
     int code = im->head.since == 0 ? make_volume(im) : CLI_OK;
     if (code != CLI_OK)
         return code;
-    if (ashlar_open(cluster, im->target, 0, &im->volume) < 0)
+    if (open_target(im, cluster) < 0)
         return cli_fail(im->cli, CLI_FAILED, "%s", ashlar_error());
     code = learn_volume(im);
     if (code == CLI_OK && cli_flag(im->cli, "resume"))
         code = go_on(im);
     if (code == CLI_OK && im->head.since != 0)
         code = check_base(im);
+    if (code == CLI_OK && im->head.since != 0)
+        code = grow(im);
     if (code == CLI_OK && im->head.since != 0 && !im->gone_on)
         code = note_position(im); /* from here on the volume is not as the snapshot was */
     if (code == CLI_OK && im->head.since == 0 && !im->gone_on)

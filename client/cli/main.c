@@ -38,15 +38,22 @@ static void print_option(const struct cli_option *option)
     printf("  %-24s %s\n", shown, option->help);
 }
 
+static void print_command(const struct cli_command *command)
+{
+    char shown[96];
+    int length = snprintf(shown, sizeof(shown), "%s %s", command->name, command->arguments);
+    printf("  %-36s", shown);
+    if (length > 36)
+        printf("\n%*s", 38, "");
+    printf(" %s\n", command->summary);
+}
+
 static int print_help(void)
 {
     printf("usage: ashlar [OPTIONS] COMMAND ...\n\nWatches and changes an Ashlar cluster.\n\nCommands:\n");
     for (const struct cli_command *command = cli_commands; command->name; command++) {
-        char shown[64];
-        if (command->hidden)
-            continue;
-        (void)snprintf(shown, sizeof(shown), "%s %s", command->name, command->arguments);
-        printf("  %-36s %s\n", shown, command->summary);
+        if (!command->hidden)
+            print_command(command);
     }
     printf("\nOptions of all commands:\n");
     for (size_t i = 0; i < GLOBAL_COUNT; i++)
@@ -148,9 +155,32 @@ static const struct cli_command *find_command(char **words, int count, int *ret_
     return NULL;
 }
 
+static bool asks_for_help(const char *word)
+{
+    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
+/* The commands that begin with this word, as in `ashlar snapshot --help`; false: there are none. */
+static bool print_group_help(const char *word)
+{
+    size_t length = strlen(word), found = 0;
+    for (const struct cli_command *command = cli_commands; command->name; command++) {
+        if (strncmp(command->name, word, length) != 0 || command->name[length] != ' ' || command->hidden)
+            continue;
+        if (found++ == 0)
+            printf("usage: ashlar %s COMMAND ...\n\nCommands:\n", word);
+        print_command(command);
+    }
+    if (found > 0)
+        printf("\nMore of a command: ashlar %s COMMAND --help. Manual: ashlar(1).\n", word);
+    return found > 0;
+}
+
 static int unknown_command(const struct cli *cli, char **words, int count)
 {
     size_t length = strlen(words[0]);
+    if (count > 1 && asks_for_help(words[1]) && print_group_help(words[0]))
+        return CLI_OK;
     fprintf(stderr, "ashlar: no command '%s%s%s'", words[0], count > 1 ? " " : "", count > 1 ? words[1] : "");
     const char *separator = "; there is: ";
     for (const struct cli_command *command = cli_commands; command->name; command++) {
@@ -249,7 +279,7 @@ static int first_word(int argc, char **argv)
             printf("ashlar %s\n", ASHLAR_VERSION);
             exit(CLI_OK);
         }
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+        if (asks_for_help(argv[i]))
             exit(print_help());
         bool wants_value = strcmp(argv[i], "--cluster") == 0 || strcmp(argv[i], "-c") == 0 ||
                            strcmp(argv[i], "--timeout") == 0 || strcmp(argv[i], "-t") == 0 ||

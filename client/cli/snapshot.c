@@ -18,8 +18,11 @@
 int snapshot_title(const struct cli *cli, const char *title, struct snapshot_title *ret)
 {
     const char *at = strchr(title, '@');
-    size_t length = at ? (size_t)(at - title) : 0;
-    if (!at || length == 0 || length >= sizeof(ret->volume) || at[1] == '\0' || strlen(at + 1) >= sizeof(ret->snapshot))
+    size_t length = at ? (size_t)(at - title) : strlen(title);
+    if (length >= sizeof(ret->volume) || (at && strlen(at + 1) >= sizeof(ret->snapshot)))
+        return cli_fail(cli, CLI_USAGE, "'%s': a name is too long: at most %zu characters", title,
+                        sizeof(ret->volume) - 1);
+    if (!at || length == 0 || at[1] == '\0')
         return cli_fail(cli, CLI_USAGE, "'%s': write VOLUME@SNAPSHOT", title);
     memset(ret, 0, sizeof(*ret));
     memcpy(ret->volume, title, length);

@@ -161,6 +161,13 @@ static void print_volume(const struct cli *cli, const json_t *volume, const json
            admin_integer(volume, "shard_count"), text_size((uint64_t)admin_integer(volume, "shard_bytes"), shard));
     printf("replicas      %lld, serves with %lld in sync\n", admin_integer(volume, "replicas"),
            admin_integer(volume, "min_replicas"));
+    const json_t *parent = json_object_get(volume, "parent");
+    if (parent && admin_string(parent, "volume")[0])
+        printf("parent        %s@%s\n", admin_string(parent, "volume"), admin_string(parent, "snapshot"));
+    else if (parent)
+        printf("parent        a deleted volume's snapshot\n");
+    if (admin_integer(volume, "snapshots") > 0)
+        printf("snapshots     %lld\n", admin_integer(volume, "snapshots"));
     if (admin_integer(volume, "home") > 0)
         printf("home          node %lld\n", admin_integer(volume, "home"));
     if (admin_true(session, "open"))
@@ -220,7 +227,7 @@ int command_volume_resize(struct cli *cli)
 {
     uint64_t size = 0;
     json_t *answer = NULL;
-    bool shrink = cli_flag(cli, "shrink");
+    bool shrink = cli_flag(cli, "shrink") || cli_flag(cli, "force");
     int code = cli_parse_size("SIZE", cli->arguments[1], &size);
     if (code != CLI_OK)
         return code;

@@ -79,7 +79,13 @@ static void open_failed(const char *name, int rc)
 {
     const char *why = ashlar_error();
     switch (rc) {
-    case -ENOENT: nbdkit_error("there is no volume '%s'; see: ashlar volume ls", name); break;
+    case -ENOENT:
+        if (strchr(name, '@'))
+            nbdkit_error("there is no snapshot '%s'; see: ashlar snapshot ls %.*s", name, (int)strcspn(name, "@"),
+                         name);
+        else
+            nbdkit_error("there is no volume '%s'; see: ashlar volume ls", name);
+        break;
     case -EBUSY:
         nbdkit_error(
             "volume '%s' is attached elsewhere: detach it there, or take it over with force=true; of a client that "

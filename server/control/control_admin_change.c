@@ -141,6 +141,9 @@ int control_change_volume_create(struct control *c, json_t *request, struct map_
     if (rc == 0)
         rc = get_number(request, "shard_bytes", MAP_SHARD_BYTES_DEFAULT, (int64_t)c->config.shard_bytes,
                         &entry->shard_bytes, sentence);
+    if (rc == 0 && !map_name_valid(entry->name))
+        rc = fail(sentence, "'%.63s': a name has letters, digits, '.', '_' and '-' and starts with a letter or digit",
+                  entry->name);
     if (rc < 0)
         return rc;
     if (home != 0 && !map_node_by_id(c->map, (uint32_t)home)) {
@@ -289,7 +292,7 @@ static const struct reason reasons[] = {
      "a size is a multiple of 4096; shards are multiples of 16 MiB up to 1 GiB"},
     {MAP_ENTRY_VOLUME_DELETE, -EBUSY, "the volume is attached: detach it, or use force"},
     {MAP_ENTRY_VOLUME_RESIZE, -EINVAL,
-     "a smaller size cuts data off: it needs force, and must be a multiple of the shard size"},
+     "a smaller size cuts data off: it needs --shrink (force), and must be a multiple of the shard size"},
     {MAP_ENTRY_VOLUME_RESIZE, -EBUSY, "the volume is attached: it grows online, but shrinks only detached"},
     {MAP_ENTRY_VOLUME_RESIZE, -ENOTEMPTY, "a snapshot holds data behind the new end: delete it first"},
     {MAP_ENTRY_SNAPSHOT_OPEN, -EEXIST, "a snapshot of that name exists"},

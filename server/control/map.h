@@ -278,6 +278,7 @@ int map_restore(struct map *map, const void *bytes, size_t len); /* hostile byte
 
 const struct map_node *map_node_by_id(const struct map *map, uint32_t id);
 const struct map_volume *map_volume_by_id(const struct map *map, uint64_t id);
+bool map_name_valid(const char name[MAP_NAME_MAX]); /* of a volume or snapshot */
 const struct map_volume *map_volume_by_name(const struct map *map, const char *name);
 const struct map_shard *map_shard_at(const struct map *map, uint64_t volume, uint32_t shard); /* NULL when absent */
 void map_each_node(const struct map *map, void (*fn)(void *arg, const struct map_node *node), void *arg);

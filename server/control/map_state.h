@@ -99,7 +99,6 @@ void map_snap_unneeded(struct map *map, struct map_volume *volume, uint32_t gene
 void map_snap_release(struct map *map, uint64_t volume, uint32_t generation); /* a clone less; may remove volumes */
 void map_touch_snaps(struct map *map, struct map_volume *volume);
 void map_volume_bury(struct map *map, struct map_volume *volume); /* deleted: gone, or hidden while clones read it */
-bool map_name_valid(const char name[MAP_NAME_MAX]);
 
 /* ---- map_shard.c: rules of one shard ---- */
 /* The member's node is gone, restarted or failed: out of in_sync if another live one carries on (R1, I3). */

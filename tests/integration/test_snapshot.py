@@ -428,6 +428,36 @@ def test_a_backup_outlives_a_node_and_its_exporter(three, make_cluster, tmp_path
     restored.ok(f"check {48 * MIB} {16 * MIB} 0")
 
 
+# Goal: changes of a volume that has grown grow the volume they are imported into; an import is gone on with although the client
+# before it was killed just now and has the volume attached for some seconds still.
+def test_import_grows_with_its_source(make_cluster, tmp_path):
+    cluster = make_cluster(1)
+    cluster.up()
+    ashlar(cluster, "volume", "create", "v", "32M", "--replicas", "1", "--shard-size", "16M")
+    volume = cluster.attach("v")
+    volume.ok("write 0 4096 1")
+    snapshot(cluster, "v@one")
+    ashlar(cluster, "volume", "resize", "v", "96M")
+    assert volume.close() == 0
+    volume = cluster.attach("v")
+    volume.ok(f"write {90 * MIB} 65536 2")
+    snapshot(cluster, "v@two")
+    full, changes = str(tmp_path / "full"), str(tmp_path / "changes")
+    told = json.loads(ashlar(cluster, "--json", "export", "v@one", full))
+    assert (told["volume"], told["snapshot"], told["file"], told["data_bytes"]) == ("v", "one", full, 4096)
+    ashlar(cluster, "export", "v@two", changes, "--from", "one")
+    ashlar(cluster, "import", full, "r", "--replicas", "1")
+    restored = cluster.attach("r")
+    restored.kill()
+    ashlar(cluster, "import", changes, "r", "--resume")
+    restored = cluster.attach("r")
+    restored.ok("check 0 4096 1")
+    restored.ok(f"check {90 * MIB} 65536 2")
+    restored.ok(f"check {90 * MIB + 65536} {MIB} 0")
+    sizes = [s["size"] for s in json.loads(ashlar(cluster, "--json", "snapshot", "ls", "r"))["snapshots"]]
+    assert sizes == [32 * MIB, 96 * MIB]
+
+
 # Goal: volumes grow while attached and with snapshots, and shrink only detached, and never below a snapshot.
 def test_resize(three):
     volume = three.attach("v")

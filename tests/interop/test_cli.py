@@ -156,7 +156,7 @@ def test_life_of_a_volume(cluster):  # noqa: F811
     cluster.ashlar("volume", "resize", name, "48M")
     assert cluster.attach(name).size == 48 * MIB
     cluster.detach(name)
-    assert "needs force" in cluster.ashlar("volume", "resize", name, "16M", status=1).stderr
+    assert "needs --shrink" in cluster.ashlar("volume", "resize", name, "16M", status=1).stderr
     cluster.ashlar("volume", "resize", name, "16M", "--shrink", "--yes")
     cluster.ashlar("volume", "set", name, "--replicas", "3", "--min-replicas", "1", "--home", "none")
     cluster.wait_healthy()
@@ -281,6 +281,36 @@ def test_qemu_line_opens(volume):  # noqa: F811
     info = json.loads(run("qemu-img", "info", "--output=json", "json:" + json.dumps(pseudo)).stdout)
     assert info["virtual-size"] == 64 * MIB
     assert "logical_block_size=4096" in volume.answer["qemu"] and f"socket='{volume.socket}'" in volume.answer["libvirt"]
+
+
+# Goal: the word that commands share tells them; what is wrong with a name is told in one line that is about it.
+def test_words_for_beginners(cluster, scratch):
+    told = cluster.ashlar("snapshot", "--help").stdout
+    assert all(f"  snapshot {verb} " in told for verb in ("create", "ls", "rm", "rollback", "diff")) and "volume create" not in told
+    assert "there is: snapshot create" in cluster.ashlar("snapshot", status=2).stderr
+    assert "no command" in cluster.ashlar("nosuch", "--help", status=2).stderr
+    name = cluster.make(16 * MIB)
+    cluster.ashlar("snapshot", "create", f"{name}@s")
+    stream = os.path.join(scratch, "stream")
+    cluster.ashlar("export", f"{name}@s", stream)
+    wrong = (
+        (1, ("volume", "create", "a@b", "16M"), "'a@b': a name has letters"),
+        (2, ("snapshot", "create", f"{name}@{'x' * 64}"), "too long: at most 63"),
+        (1, ("attach", f"{name}@nosuch"), f"there is no snapshot '{name}@nosuch'; see: ashlar snapshot ls {name}"),
+        (1, ("import", stream, name), "--overwrite writes it anew, --resume goes on"),
+        (1, ("volume", "resize", name, "4M"), "needs --shrink"),
+    )
+    for status, words, sentence in wrong:
+        said = cluster.ashlar(*words, status=status).stderr
+        assert sentence in said and said.count("\n") == 1, said
+    cluster.ashlar("clone", f"{name}@s", f"{name}clone")
+    assert f"parent        {name}@s\n" in cluster.ashlar("volume", "info", f"{name}clone").stdout
+    assert "snapshots     1\n" in cluster.ashlar("volume", "info", name).stdout
+    cluster.ashlar("volume", "rm", f"{name}clone", "--yes")
+    again = cluster.ashlar("import", stream, f"{name}new", "--overwrite")
+    assert again.stderr == ""
+    cluster.ashlar("volume", "rm", f"{name}new", "--yes")
+    cluster.clean()
 
 
 # Goal: the store checker is reachable: a stopped node's store is sound, a folder that is no store is told apart.
