@@ -63,7 +63,7 @@ void generation_switch(struct piece *piece)
             chunk_put_sums(chunk, &write->batch); /* of the generation that ends */
         share_units(chunk);
         if (mark_suspects(piece->shard, chunk->index)) /* both have the checksums that an unclean stop left */
-            mark_suspect_record(mark_find(piece->shard, chunk->index), chunk->index, chunk->generation);
+            mark_suspect_older(mark_find(piece->shard, chunk->index), chunk->index, chunk->generation, &write->batch);
         piece->shard->has_older = true;
         store->stats.records_switched++;
     }

@@ -149,13 +149,13 @@ static struct chunk *renew_head(struct piece *piece, const struct record_map *ma
 }
 
 /* Checksums that nobody verified since an unclean stop are taken over as such. */
-static void take_over_suspicion(const struct piece *piece, const struct chunk *source)
+static void take_over_suspicion(const struct piece *piece, const struct chunk *source, struct kv_batch *batch)
 {
     struct mark *mark = mark_find(piece->shard, piece->chunk_index);
     assert(source->index == piece->chunk_index);
     if (!mark || !mark_suspects(source->shard, source->index))
         return;
-    mark_suspect_record(mark, piece->chunk_index, piece->generation);
+    mark_suspect_older(mark, piece->chunk_index, piece->generation, batch);
     verifier_kick(piece->store);
 }
 
@@ -188,9 +188,9 @@ static void make_record(struct piece *piece)
     piece->sums = sums_inherit(piece->chunk, detour->sums);
     chunk_put(piece->chunk, &write->batch, &piece->released);
     chunk_put_sums(piece->chunk, &write->batch);
-    small_put_submit(write);
     if (source)
-        take_over_suspicion(piece, source);
+        take_over_suspicion(piece, source, &write->batch);
+    small_put_submit(write);
     if (piece->released.count)
         round_release(store, &piece->released);
     store->stats.records_inherited++;

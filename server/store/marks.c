@@ -86,6 +86,45 @@ void mark_suspect_record(struct mark *mark, uint32_t chunk, uint32_t generation)
     assert(!(*slot)->next);
 }
 
+void mark_put(const struct mark *mark, struct kv_batch *batch)
+{
+    struct record_mark record = {
+        .epoch = mark->in_round && mark->writing_epoch > mark->epoch ? mark->writing_epoch : mark->epoch,
+        .suspect_from = mark->suspect_from,
+        .frozen = mark->frozen,
+    };
+    struct record_key key = record_key_mark(&mark->shard->id, mark->region);
+    uint8_t value[RECORD_MARK_BYTES];
+    assert(mark->durable || mark->in_round);
+    assert(!mark->cleaning);
+    record_mark_encode(&key, &record, value);
+    kv_batch_put(batch, key.bytes, key.len, value, sizeof(value));
+}
+
+void mark_suspect_older(struct mark *mark, uint32_t chunk, uint32_t generation, struct kv_batch *batch)
+{
+    mark_suspect_record(mark, chunk, generation);
+    if (mark->suspect_from && mark->suspect_from <= generation + 1)
+        return;
+    mark->suspect_from = generation + 1;
+    if (mark->durable && !mark->cleaning)
+        mark_put(mark, batch);
+    assert(mark->suspect);
+}
+
+void mark_verified(struct mark *mark)
+{
+    assert(!mark->suspect && !mark->suspect_records);
+    if (!mark->suspect_from)
+        return;
+    mark->suspect_from = 0;
+    if (!mark->durable || mark->cleaning)
+        return;
+    struct kv_write *write = small_put_create(mark->shard->store);
+    mark_put(mark, &write->batch);
+    small_put_submit(write);
+}
+
 bool mark_next_suspect_record(const struct mark *mark, uint32_t chunk, uint32_t *ret_generation)
 {
     assert(chunk / REGION_CHUNKS == mark->region);

@@ -19,6 +19,8 @@
 
 enum { SCAN_LIMIT = 1024 };
 
+#define SUSPECT_GENERATIONS_MAX 256u /* snapshots made while a chunk waits to be verified: more is not believed */
+
 static void scan_next(struct opening *opening);
 
 static void opening_end(struct opening *opening, int rc)
@@ -107,6 +109,16 @@ static void set_watermark(struct opening *opening)
     alloc_set_watermark(&store->alloc, (uint32_t)units);
 }
 
+/* Those that became older, or were made, while they were suspect before: back to the oldest, or the last one where nothing is noted. */
+static void suspect_older(struct mark *mark, uint32_t index, uint32_t newest)
+{
+    uint32_t generation = newest - 1;
+    assert(newest > 0);
+    mark_suspect_record(mark, index, generation);
+    while (mark->suspect_from && generation + 1 > mark->suspect_from && newest - generation < SUSPECT_GENERATIONS_MAX)
+        mark_suspect_record(mark, index, --generation);
+}
+
 void opening_settle(struct opening *opening)
 {
     struct store *store = opening->store;
@@ -122,8 +134,8 @@ void opening_settle(struct opening *opening)
             if (!chunk)
                 continue;
             mark->suspect |= (uint16_t)(1u << i);
-            if (mark->shard->has_older && chunk->generation) /* if it became the newest while it was suspect before */
-                mark_suspect_record(mark, index, chunk->generation - 1);
+            if (mark->shard->has_older && chunk->generation)
+                suspect_older(mark, index, chunk->generation);
         }
     }
     for (uint32_t i = 0; i < opening->drop_count; i++)

@@ -39,6 +39,7 @@ void opening_add_mark(struct store_shard *shard, uint32_t region, const struct r
     mark->durable = true;
     mark->epoch = mark->want_epoch = record->epoch;
     mark->frozen = record->frozen;
+    mark->suspect_from = record->suspect_from;
     mark->due_epoch = record->epoch;
     mark->touched = 0xffff; /* which ones is not known any more */
     assert(!mark->wanted);

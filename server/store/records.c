@@ -329,6 +329,7 @@ void record_mark_encode(const struct record_key *key, const struct record_mark *
     out[0] = FORMAT;
     out[1] = mark->frozen ? MARK_FROZEN : 0;
     put_le(out + 8, mark->epoch, 8);
+    put_le(out + 16, mark->suspect_from, 4);
     seal(key, out, RECORD_MARK_BYTES);
 }
 
@@ -339,6 +340,7 @@ int record_mark_decode(const void *key, size_t key_len, const void *value, size_
     if (bytes != RECORD_MARK_BYTES || !sealed(key, key_len, in, bytes) || in[1] & ~MARK_FROZEN)
         return -EBADMSG;
     ret_mark->epoch = get_le(in + 8, 8);
+    ret_mark->suspect_from = (uint32_t)get_le(in + 16, 4);
     ret_mark->frozen = in[1] & MARK_FROZEN;
     return 0;
 }

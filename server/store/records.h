@@ -62,6 +62,8 @@ struct record_map {
 
 struct record_mark {
     uint64_t epoch;
+    uint32_t
+        suspect_from; /* oldest generation, plus 1, whose record may have checksums that an unclean stop left; 0: the newest */
     bool frozen; /* R16, R17 */
 };
 

@@ -60,11 +60,8 @@ static void fill_marks(struct store *store)
     for (uint32_t i = 0; i < round->mark_count; i++) {
         const struct mark *mark = round->marks[i];
         assert(mark->in_round && !mark->cleaning);
-        struct record_mark record = {.epoch = mark->writing_epoch, .frozen = mark->frozen};
-        struct record_key key = record_key_mark(&mark->shard->id, mark->region);
-        uint8_t value[RECORD_MARK_BYTES];
-        record_mark_encode(&key, &record, value);
-        kv_batch_put(&round->write.batch, key.bytes, key.len, value, sizeof(value));
+        assert(mark->writing_epoch >= mark->epoch);
+        mark_put(mark, &round->write.batch);
         assert(round->write.batch.count > 0);
     }
 }

@@ -100,6 +100,7 @@ struct mark {
     uint16_t touched;                       /* chunks written under this mark */
     uint16_t suspect;                       /* chunks whose content an unclean stop left unverified */
     struct suspect_record *suspect_records; /* of those chunks, beside their newest ones */
+    uint32_t suspect_from; /* the oldest of them, plus 1, durable with the mark, for the next unclean stop; 0: none */
     bool durable, wanted, in_round, cleaning;
     bool picked;        /* for cleaning by the running round: nobody may free it */
     bool frozen;        /* R17: stays until the member is added again */
@@ -399,8 +400,12 @@ struct mark *mark_find(const struct store_shard *shard, uint32_t chunk);
 bool mark_suspects(const struct store_shard *shard, uint32_t chunk);
 /* The record that serves this generation is to be verified before the chunk is suspect no more; makes it suspect. */
 void mark_suspect_record(struct mark *mark, uint32_t chunk, uint32_t generation);
+/* The same, durable with the batch that makes or leaves the record. */
+void mark_suspect_older(struct mark *mark, uint32_t chunk, uint32_t generation, struct kv_batch *batch);
+void mark_verified(struct mark *mark); /* nothing in it is suspect any more */
 bool mark_next_suspect_record(const struct mark *mark, uint32_t chunk, uint32_t *ret_generation); /* false: none */
 void mark_record_verified(struct mark *mark, uint32_t chunk, uint32_t generation);
+void mark_put(const struct mark *mark, struct kv_batch *batch);
 bool mark_acquire(struct piece *piece); /* true: durable in the piece's epoch, piece counted; else it waits */
 void mark_release(struct piece *piece);
 void mark_want(struct mark *mark, uint64_t epoch);

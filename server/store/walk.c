@@ -136,6 +136,8 @@ static void verify_step(struct env_timer *timer)
         mark->suspect &= (uint16_t) ~(1u << bit);
         walker->started = false;
         assert(!(mark->suspect >> bit & 1));
+        if (!mark->suspect)
+            mark_verified(mark);
     }
     /* Nothing is suspect any more; what becomes so has it from what is. */
     buf_unref(walker->buf);

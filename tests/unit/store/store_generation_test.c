@@ -296,7 +296,7 @@ struct digest_wait {
 static void suspect_checksums_are_verified_in_every_record_that_has_them(void **state)
 {
     (void)state;
-    for (int again = 0; again < 2; again++) {
+    for (int again = 0; again < 3; again++) {
         struct fixture f;
         start(&f, 45 + (uint64_t)again);
         assert_int_equal(fixture_write(&f, 0, MIB, 1), 0);
@@ -308,6 +308,10 @@ static void suspect_checksums_are_verified_in_every_record_that_has_them(void **
         f.generation = 1;
         assert_int_equal(fixture_write(&f, 409600, 4096, 3), 0);
         assert_int_equal(fixture_stats(&f).records_switched, 1);
+        for (; again == 2 && f.generation < 3; f.generation++) /* two more records take them over */
+            assert_int_equal(fixture_write(&f, 409600 + (f.generation - 1) * 4096, 4096, 3), 0);
+        if (again == 2)
+            assert_int_equal(fixture_write(&f, 417792, 4096, 3), 0);
         assert_true(store_shard_suspect(f.shard)); /* it was not verified meanwhile */
         if (again) {
             fixture_crash(&f, /* power= */ false);
@@ -315,13 +319,14 @@ static void suspect_checksums_are_verified_in_every_record_that_has_them(void **
         }
         fixture_run(&f, ENV_MS(2000));
         assert_false(store_shard_suspect(f.shard));
-        assert_int_equal(fixture_stats(&f).blocks_adopted, 4);
+        assert_int_equal(fixture_stats(&f).blocks_adopted, again == 2 ? 8 : 4);
         fixture_close(&f, /* clean= */ true);
         fixture_open_shard(&f);
         assert_true(holds_at(&f, 0, 8192, 8192, 2));
         assert_true(holds_at(&f, 0, 409600, 4096, 1));
         assert_true(holds_at(&f, 1, 8192, 8192, 2));
         assert_true(holds_at(&f, 1, 409600, 4096, 3));
+        assert_true(holds_at(&f, 2, 8192, 8192, 2));
         assert_int_equal(f.damaged_count, 0);
         fixture_destroy(&f);
     }
