@@ -266,12 +266,27 @@ static void copied(struct op_ctx *ctx, int rc)
     copy_more(rep);
 }
 
+/* A write of a generation that was rolled back is void. Who was resynced instead of rolling back may have its newest record there, for all
+ * later generations: a copy would change what the volume holds. */
+static bool rolled_back(const struct replica *rep, uint32_t generation)
+{
+    const struct map_volume *v = replica_volume(rep);
+    replica_assert(rep);
+    if (!v || generation <= v->rollback.from || generation >= v->rollback.to)
+        return false;
+    const struct map_snap *snap = map_snap_by_generation(v, generation);
+    assert(v->rollback.from < v->rollback.to);
+    return !snap;
+}
+
 static void copy_more(struct replica *rep)
 {
     replica_assert(rep);
     struct takeover *t = &rep->takeover;
     while (t->range_next < t->range_count && t->copies_busy < COPIES_MAX) {
         struct takeover_range range = t->ranges[t->range_next++];
+        if (rolled_back(rep, range.generation))
+            continue;
         t->copies_busy++;
         (void)heal_start(rep, range.start, range.end, range.generation, true, copied, NULL);
     }
