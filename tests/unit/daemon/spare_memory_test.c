@@ -20,12 +20,6 @@
 #define BLOCKS 24u
 #define MIB (1ull << 20)
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define OTHER_MALLOC true /* which keeps what it likes */
-#else
-#define OTHER_MALLOC false
-#endif
-
 static struct env_timer *armed;
 
 static void stub_start(struct env *env, struct env_timer *timer, uint64_t delay_ns, env_timer_cb cb)
@@ -86,8 +80,6 @@ static void *use_and_free(void)
 static void test_freed_is_kept_until_it_is_given_back(void **state)
 {
     (void)state;
-    if (OTHER_MALLOC)
-        skip(); /* a sanitizer's malloc gives nothing back */
     spare_memory_init();
     uint64_t before = resident_bytes();
     void *last = use_and_free();
@@ -113,8 +105,6 @@ static void test_only_idle_periods_give_back(void **state)
 {
     (void)state;
     struct spare_memory spare = {0};
-    if (OTHER_MALLOC)
-        skip(); /* a sanitizer's malloc gives nothing back */
     spare_memory_init();
     spare_memory_start(&spare, &env);
     void *last = use_and_free();
