@@ -148,26 +148,30 @@ static void busy_region_is_not_cleaned(void **state)
     fixture_destroy(&f);
 }
 
+/* Its region is written, committed and idle: the drive flush of the round that would clean it has begun, and is slow. */
+static void begin_cleaning(struct fixture *f, struct trace *trace)
+{
+    start(f, trace);
+    assert_int_equal(fixture_write(f, 0, 4096, 1), 0);
+    fixture_commit_all(f);
+    uint64_t flushes = drive_sim_stats(f->disk)->flushes;
+    drive_sim_faults(f->disk)->slow_flush_ns = ENV_MS(400);
+    while (drive_sim_stats(f->disk)->flushes == flushes)
+        fixture_run(f, ENV_MS(10));
+    drive_sim_faults(f->disk)->slow_flush_ns = 0;
+}
+
 /* Written and committed while the drive flush of its cleaning runs: that flush says nothing about it (R14). */
 static void region_written_during_the_flush_is_not_cleaned_by_it(void **state)
 {
     (void)state;
     struct fixture f;
     struct trace trace;
-    start(&f, &trace);
-    assert_int_equal(fixture_write(&f, 0, 4096, 1), 0);
-    fixture_commit_all(&f);
-    struct drive_sim_faults *faults = drive_sim_faults(f.disk);
-    uint64_t flushes = drive_sim_stats(f.disk)->flushes;
-    faults->slow_permille = 1000;
-    faults->slow_ns = ENV_MS(200);
-    while (drive_sim_stats(f.disk)->flushes == flushes)
-        fixture_run(&f, ENV_MS(10));
-    faults->slow_permille = 0;
+    begin_cleaning(&f, &trace);
     assert_int_equal(fixture_write(&f, 0, 4096, 2), 0);
     fixture_commit_all(&f);
     assert_int_equal(trace.deletes, 0);
-    fixture_run(&f, ENV_MS(300));
+    fixture_run(&f, ENV_MS(500)); /* it has ended */
     assert_int_equal(trace.deletes, 0);
     fixture_run(&f, ENV_MS(5000)); /* a later one does */
     assert_int_equal(trace.deletes, 1);
@@ -180,15 +184,7 @@ static void shard_dropped_while_a_round_would_clean_it(void **state)
     (void)state;
     struct fixture f;
     struct trace trace;
-    start(&f, &trace);
-    assert_int_equal(fixture_write(&f, 0, 4096, 1), 0);
-    fixture_commit_all(&f);
-    struct drive_sim_faults *faults = drive_sim_faults(f.disk);
-    uint64_t flushes = drive_sim_stats(f.disk)->flushes;
-    faults->slow_flush_ns = ENV_MS(400);
-    while (drive_sim_stats(f.disk)->flushes == flushes)
-        fixture_run(&f, ENV_MS(10));
-    faults->slow_flush_ns = 0;
+    begin_cleaning(&f, &trace);
     struct store_shard_id id = store_shard_identity(f.shard);
     store_shard_close(f.shard);
     store_shard_drop(f.store, &id);
