@@ -93,9 +93,21 @@ class Cluster:
                 raise BenchError(f"the cluster is not healthy after {deadline_s} s")
             time.sleep(0.1)
 
+    def is_prewritten(self):
+        """Whether every store is zeroed to its end: what is written before that pays for it, and no later day is like it."""
+        for node in range(1, self.nodes + 1):
+            stats = json.loads(self.ashlar("node", "info", str(node), "--json")).get("stats") or {}
+            counters = stats.get("counters")
+            if not counters or counters["bytes_prewritten"] < counters["bytes_total"]:
+                return False
+        return True
+
     def wait_idle(self, share=0.03, deadline_s=300, say=lambda text: None):
         """Waits until no daemon works in the background (prewriting its store, resync)."""
         deadline = time.monotonic() + deadline_s
+        while not self.is_prewritten() and time.monotonic() < deadline:
+            say("waiting for the stores to be prewritten")
+            time.sleep(0.5)
         while time.monotonic() < deadline:
             meter = proc.CpuMeter(self.daemon_pids())
             time.sleep(1.0)

@@ -60,7 +60,7 @@ static const struct config_item items[] = {
     NUMBER("store", "scrub", CONFIG_BYTES, scrub_bytes_per_s, "2M", 0, 0, "bytes scrubbed each second; 0: no scrub"),
     NUMBER("store", "scrub_rest", CONFIG_MS, scrub_rest_ms, "24h", 1000, 0, "pause between two scrub passes"),
     NUMBER("store", "prewrite", CONFIG_BYTES, prewrite_bytes_per_s, "64M", 0, 0,
-           "bytes of a new file store zeroed each second; 0: none"),
+           "bytes of a new file store zeroed each second, an eighth while guests write; 0: none"),
     NUMBER("store", "sums_cache", CONFIG_BYTES, sums_cache_bytes, "32M", MIB, 0, "memory for checksum records"),
     NUMBER("store", "kv_cache", CONFIG_BYTES, kv_cache_bytes, "16M", MIB, 0, "memory for RocksDB's block cache"),
     NUMBER("store", "near_full", CONFIG_U32, near_full_percent, "85", 1, 99, "percent used that is announced"),

@@ -40,6 +40,8 @@ struct prewriter {
     struct env_timer timer;
     struct drive_io io;
     struct buf *buf;
+    uint64_t writes_seen; /* of the store, at the last turn */
+    uint32_t turns_left_out;
     bool busy;
 };
 

@@ -3,6 +3,7 @@
  *
  * - Units are handed out below the watermark only; it rises by 1 MiB writes of zeros, at prewrite_bytes_per_s while 64 MiB
  *   are free below it, else as fast as the drive goes.
+ * - While somebody writes it goes at an eighth of that: a flush, and every write that meets it, waits for the zeros before it.
  * - The watermark is persisted with whatever batch is synced next; after a crash the references say how far it was.
  * Failure: a failed write fails the store.
  */
@@ -10,14 +11,41 @@
 
 #include <string.h>
 
-enum { AHEAD_UNITS = (64u << 20) / STORE_UNIT_BYTES };
+enum { AHEAD_UNITS = (64u << 20) / STORE_UNIT_BYTES, BUSY_TURNS = 8 };
+
+static void tick(struct env_timer *timer);
+
+static void rest(struct store *store)
+{
+    struct prewriter *prewriter = &store->background->prewriter;
+    assert(!prewriter->busy);
+    env_timer_start(store->env, &prewriter->timer,
+                    STORE_CHUNK_BYTES * UINT64_C(1000000000) / store->config.prewrite_bytes_per_s, tick);
+}
+
+/* Whether this turn is left to those who write. */
+static bool gives_way(struct store *store)
+{
+    struct prewriter *prewriter = &store->background->prewriter;
+    bool writing = store->stats.writes != prewriter->writes_seen;
+    prewriter->writes_seen = store->stats.writes;
+    if (!writing || store->alloc.free_below < AHEAD_UNITS || prewriter->turns_left_out + 1 == BUSY_TURNS)
+        prewriter->turns_left_out = 0;
+    else
+        prewriter->turns_left_out++;
+    assert(prewriter->turns_left_out < BUSY_TURNS);
+    return prewriter->turns_left_out > 0;
+}
 
 static void tick(struct env_timer *timer)
 {
     struct prewriter *prewriter = list_entry(timer, struct prewriter, timer);
     struct background *background = list_entry(prewriter, struct background, prewriter);
     assert(!prewriter->busy);
-    prewrite_kick(background->store);
+    if (gives_way(background->store))
+        rest(background->store);
+    else
+        prewrite_kick(background->store);
 }
 
 static void written(struct drive_io *io, int rc)
@@ -39,11 +67,10 @@ static void written(struct drive_io *io, int rc)
         store_close_advance(store);
         return;
     }
-    uint64_t delay = (uint64_t)io->length * 1000000000u / store->config.prewrite_bytes_per_s;
     if (store->alloc.free_below < AHEAD_UNITS)
         prewrite_kick(store);
     else
-        env_timer_start(store->env, &prewriter->timer, delay, tick);
+        rest(store);
 }
 
 void prewrite_kick(struct store *store)

@@ -249,6 +249,29 @@ static void on_drive(void *arg, enum drive_op op, uint64_t offset, uint32_t leng
         assert_true(offset + length <= *highest_zeroed);
 }
 
+static void prewriting_gives_way_to_writes(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_create(&f, 512u * MIB, 31);
+    drive_sim_set_file(f.disk, true);
+    f.config.prewrite_bytes_per_s = 16u * MIB;
+    f.shard_bytes = 128u * MIB;
+    fixture_open_shard(&f);
+    fixture_run(&f, ENV_MS(1000)); /* the part that must be ahead */
+    uint64_t before = fixture_stats(&f).bytes_prewritten;
+    fixture_run(&f, ENV_MS(4000));
+    uint64_t alone = fixture_stats(&f).bytes_prewritten - before;
+    for (int i = 0; i < 400; i++) {
+        assert_int_equal(fixture_write(&f, 65536u * (uint32_t)(i % 16), 65536, 7), 0);
+        fixture_run(&f, ENV_MS(10));
+    }
+    uint64_t beside = fixture_stats(&f).bytes_prewritten - before - alone;
+    assert_true(alone >= 40 * MIB);
+    assert_true(beside > 0 && beside <= alone / 4);
+    fixture_destroy(&f);
+}
+
 static void file_store_writes_only_below_the_watermark(void **state)
 {
     (void)state;
@@ -290,6 +313,7 @@ int main(void)
         cmocka_unit_test(freed_units_are_reused_only_when_their_readers_are_gone),
         cmocka_unit_test(dropped_shard_gives_its_space_back_and_is_never_read),
         cmocka_unit_test(newer_instance_starts_with_no_history),
+        cmocka_unit_test(prewriting_gives_way_to_writes),
         cmocka_unit_test(file_store_writes_only_below_the_watermark),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
