@@ -211,21 +211,36 @@ static uint32_t unit_states(const struct chunk *chunk, uint32_t unit)
 {
     _Static_assert(UNIT_BLOCKS == 16 && (BLOCK_BASE & 2) && (BLOCK_OVER & 2) && !(BLOCK_OWN & 2) && !(BLOCK_ZERO & 2),
                    "the upper bit of a state says: the base is needed");
+    _Static_assert(BLOCK_OVER == 3 && BLOCK_OWN == 1, "without it OVER is OWN");
     assert(unit < STORE_CHUNK_UNITS);
     uint32_t word;
     memcpy(&word, chunk->states + unit * sizeof(word), sizeof(word));
     return word;
 }
 
+/* Bit 2 b: the unit's block b is fresh. */
+static uint32_t unit_fresh(const struct chunk *chunk, uint32_t unit)
+{
+    uint64_t settled = chunk->shard->store->settled_seq;
+    uint32_t bits = 0;
+    assert(unit < STORE_CHUNK_UNITS);
+    for (uint32_t c = 0; chunk->fresh && c < 2; c++)
+        if (chunk->fresh->classes[c].seq > settled)
+            bits |= chunk->fresh->classes[c].bits[unit / 4] >> (unit % 4 * UNIT_BLOCKS) & 0xffffu;
+    bits = (bits | bits << 8) & 0x00ff00ffu; /* spread: every second bit */
+    bits = (bits | bits << 4) & 0x0f0f0f0fu;
+    bits = (bits | bits << 2) & 0x33333333u;
+    return (bits | bits << 1) & 0x55555555u;
+}
+
 static bool tidy_unit(struct chunk *chunk, uint32_t unit)
 {
     assert(chunk->base[unit] != UNIT_NONE);
     uint32_t word = unit_states(chunk, unit);
-    if (word & word >> 1 & 0x55555555u) { /* some are over */
-        for (uint32_t b = unit * UNIT_BLOCKS; b < (unit + 1) * UNIT_BLOCKS; b++)
-            if (chunk_state(chunk, b) == BLOCK_OVER && !chunk_is_fresh(chunk, b))
-                record_state_set(chunk->states, b, BLOCK_OWN);
-        word = unit_states(chunk, unit);
+    uint32_t over = word & word >> 1 & 0x55555555u;
+    if (over) { /* what is over and settled is our own alone */
+        word &= ~((over & ~unit_fresh(chunk, unit)) << 1);
+        memcpy(chunk->states + unit * sizeof(word), &word, sizeof(word));
     }
     return word & 0xaaaaaaaau;
 }
