@@ -50,6 +50,8 @@ void transport_rdma_shutdown(struct transport *transport);
 size_t transport_rdma_live(const struct transport *transport); /* links, listeners, operations */
 void transport_rdma_destroy(struct transport *transport);      /* asserts that none is live; accepts NULL */
 void transport_rdma_stats(const struct transport *transport, struct transport_rdma_stats *ret_stats);
+/* Logs what each connection waits for. */
+void transport_rdma_show(const struct transport *transport);
 /* "rxe1", "mlx5_0": the device a link runs on; "" before it is known. link must be of an RDMA transport. */
 const char *transport_rdma_device(const struct link *link);
 

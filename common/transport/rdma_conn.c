@@ -22,12 +22,23 @@
  * noticed within about half a second (trap 9: the default means seconds). */
 #define ACK_TIMEOUT 14
 #define RETRY_COUNT 6
+/* rxe of Linux 6.1 must not send again what is only late. It begins with the oldest request that is not complete, and does
+ * the binds among those once more: they fail, and the queue pair is in error, or stands still for good (rxe_req.c,
+ * rxe_do_local_ops). And it does so beside the part that takes acknowledgements, without a lock. It is as slow as its host.
+ * So 4.3 s: more than heartbeats allow; a packet that is really lost is asked for when the next one comes. */
+#define ACK_TIMEOUT_RXE 20
 /* Receives are credited, so "receiver not ready" is a bug of the peer: not 7, which retries for ever (trap 5). */
 #define RNR_RETRY_COUNT 3
 
+/* A device that cannot set it (iWARP) has TCP's own time-outs. */
+static void set_ack_timeout(struct rdma_cm_id *id, uint8_t ack_timeout)
+{
+    assert(id != NULL && ack_timeout > 0);
+    (void)rdma_set_option(id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &ack_timeout, sizeof(ack_timeout));
+}
+
 struct rdma_conn *rdma_conn_create(struct rdma_transport *transport, struct rdma_cm_id *id)
 {
-    uint8_t ack_timeout = ACK_TIMEOUT;
     struct rdma_conn *conn = calloc(1, sizeof(*conn));
     if (!conn)
         return NULL;
@@ -42,8 +53,6 @@ struct rdma_conn *rdma_conn_create(struct rdma_transport *transport, struct rdma
         return NULL;
     }
     id->context = conn;
-    /* A device that cannot set it (iWARP) has TCP's own time-outs. */
-    (void)rdma_set_option(id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &ack_timeout, sizeof(ack_timeout));
     list_push_back(&transport->conns, &conn->node);
     transport->conn_count++;
     return conn;
@@ -175,6 +184,7 @@ int rdma_conn_prepare(struct rdma_conn *conn)
     device->credits_left -= transport->config.credits;
     device->conn_count++;
     conn->device = device;
+    set_ack_timeout(conn->id, device->rxe ? ACK_TIMEOUT_RXE : ACK_TIMEOUT);
     rc = make_queue_pair(conn);
     if (rc == 0)
         rc = make_windows(conn);

@@ -24,6 +24,7 @@
 #define INLINE_BYTES 220u /* head and one frame header: an answer without a payload */
 /* siw of Linux 6.1 forgets that a received SEND was solicited (siw_qp.c, siw_rqe_complete): it would wake nobody. */
 #define VENDOR_SIW 0x626d74u
+#define VENDOR_RXE 0xffffffu
 
 uint8_t *rdma_device_slot(const struct rdma_device *device, uint32_t slot)
 {
@@ -127,6 +128,7 @@ static int learn_limits(struct rdma_device *device)
                       (attr.device_cap_flags & (IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B)) != 0 &&
                       device->verbs->device->transport_type == IBV_TRANSPORT_IB;
     device->solicited = attr.vendor_id != VENDOR_SIW;
+    device->rxe = attr.vendor_id == VENDOR_RXE;
     if (attr.max_qp_wr < (int)RDMA_SQ_DEPTH || attr.max_sge < 2 || device->receive_slots < config->credits) {
         log_error("RDMA device %s is too small: max_qp_wr=%d (needs %u) max_sge=%d (2) max_srq_wr=%d (%u); use "
                   "transport.kind=tcp on this node",

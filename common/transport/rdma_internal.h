@@ -84,6 +84,7 @@ struct rdma_device {
     uint32_t all_count; /* conns that wait for other completions than receives */
     bool windows;       /* type 2 memory windows */
     bool solicited;     /* it can be armed for solicited completions alone */
+    bool rxe;           /* the kernel's soft device: sends nothing again without need (rdma_conn.c, ACK_TIMEOUT_RXE) */
     bool removed;       /* the device went away: no new connection */
     uint32_t inline_bytes;
     uint32_t pieces_max;
@@ -243,6 +244,8 @@ void rdma_rx_received(struct rdma_conn *conn, uint16_t slot, uint32_t bytes);
 int rdma_rx_next(struct rdma_conn *conn, uint64_t now_ns, struct msg **ret_msg);
 void rdma_rx_read_done(struct rdma_conn *conn);
 void rdma_rx_drop(struct rdma_conn *conn);
+/* rdma_show.c */
+void rdma_show_conn(const struct rdma_conn *conn); /* logs what it waits for */
 /* rdma_error.c */
 int rdma_error_of_status(enum ibv_wc_status status);
 int rdma_error_of_event(enum rdma_cm_event_type event, int status);

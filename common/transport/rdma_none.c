@@ -47,6 +47,11 @@ void transport_rdma_stats(const struct transport *transport, struct transport_rd
     *ret_stats = (struct transport_rdma_stats){.sends = 0};
 }
 
+void transport_rdma_show(const struct transport *transport)
+{
+    assert(!transport);
+}
+
 const char *transport_rdma_device(const struct link *link)
 {
     assert(!link);

@@ -325,7 +325,8 @@ static void in_closed(struct link *link, void *owner, int reason)
     struct peer_in *in = owner;
     struct peers *p = in->peers;
     (void)link;
-    (void)reason;
+    if (reason != 0 && in->node != 0)
+        log_info("link from node %u ended: %s", in->node, strerror(-reason));
     in_end(in);
     list_remove(&in->link_node);
     free(in);

@@ -35,9 +35,9 @@ static void every_size_arrives_whole(struct rig *rig)
     rig_connect(rig, &a, &b);
     for (unsigned i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++)
         for (unsigned j = 0; j < sizeof(payloads) / sizeof(payloads[0]); j++) {
-            int rc;
-            while ((rc = endpoint_send(&a, bodies[i], payloads[j])) == -ENOBUFS)
-                rig_turn(rig); /* the queue holds all our buffers */
+            int rc = -ENOBUFS;
+            rig_until(rig, (rc = endpoint_send(&a, bodies[i], payloads[j])) !=
+                               -ENOBUFS); /* the queue holds all our buffers */
             assert_int_equal(rc, 0);
         }
     rig_until(rig, b.messages == a.sent);

@@ -12,6 +12,7 @@
 #include <uv.h>
 
 #include "common/env_uv.h"
+#include "common/log.h"
 #include "common/ring/ring.h"
 #include "common/transport/rdma.h"
 #include "common/transport/socket.h"
@@ -144,6 +145,16 @@ void rig_turn(struct rig *rig)
     }
     side_turn(&rig->a);
     side_turn(&rig->b);
+}
+
+void rig_never(const struct rig *rig, const char *condition)
+{
+    log_init(LOG_INFO, NULL);
+    if (is_rdma(rig->a.loop))
+        transport_rdma_show(rig->a.transport);
+    if (is_rdma(rig->b.loop))
+        transport_rdma_show(rig->b.transport);
+    fail_msg("%s: never: %s", rig->kind->name, condition);
 }
 
 static void side_close(struct rig *rig, struct rig_side *side)

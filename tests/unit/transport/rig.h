@@ -86,6 +86,7 @@ bool rig_is_raw(const struct rig *rig); /* a raw socket can talk to it */
 /* Two addresses with RDMA devices, from $ASHLAR_TEST_RDMA ("10.77.0.1,10.77.0.2"); false: none are given. */
 bool rig_rdma_hosts(char listen[64], char connect[64]);
 void rig_turn(struct rig *rig);
+void rig_never(const struct rig *rig, const char *condition); /* fails, and shows where the links stand */
 void rig_listen(struct rig *rig);
 /* Both ends of a new link, connected. */
 void rig_connect(struct rig *rig, struct endpoint *a, struct endpoint *b);
@@ -98,14 +99,14 @@ int endpoint_send(struct endpoint *endpoint, uint32_t body_bytes, uint32_t paylo
 void endpoint_release(struct endpoint *endpoint); /* frees what it holds */
 
 #define RIG_DEADLINE_MS 30000u
-#define rig_until(rig, condition)                                         \
-    do {                                                                  \
-        uint64_t rig_end_ms = rig_now_ms() + RIG_DEADLINE_MS;             \
-        while (!(condition)) {                                            \
-            rig_turn(rig);                                                \
-            if (rig_now_ms() > rig_end_ms)                                \
-                fail_msg("%s: never: %s", (rig)->kind->name, #condition); \
-        }                                                                 \
+#define rig_until(rig, condition)                             \
+    do {                                                      \
+        uint64_t rig_end_ms = rig_now_ms() + RIG_DEADLINE_MS; \
+        while (!(condition)) {                                \
+            rig_turn(rig);                                    \
+            if (rig_now_ms() > rig_end_ms)                    \
+                rig_never(rig, #condition);                   \
+        }                                                     \
     } while (0)
 /* Lets whatever wants to happen happen. */
 #define RIG_QUIET_TURNS 50
