@@ -290,6 +290,8 @@ const struct map_snap *map_snap_by_generation(const struct map_volume *volume, u
 const struct map_snap *map_snap_opening(const struct map_volume *volume); /* NULL: none */
 /* Generations that must stay readable, ascending, the head last: at most snap_count + 1; returns the count. */
 uint32_t map_live_generations(const struct map_volume *volume, uint32_t *ret_generations);
+/* The oldest of them that is not older than this one: who inherits what it holds, once nobody needs it itself. 0: none. */
+uint32_t map_live_heir(const struct map_volume *volume, uint32_t generation);
 /* The oldest generation that a write of a client may be stamped with at this shard (R20). */
 uint32_t map_shard_floor(const struct map_volume *volume, const struct map_shard *shard);
 /* Clones read through that node's member: it must stay until they need it no more. */

@@ -71,6 +71,16 @@ uint32_t map_live_generations(const struct map_volume *volume, uint32_t *ret_gen
     return count;
 }
 
+uint32_t map_live_heir(const struct map_volume *volume, uint32_t generation)
+{
+    assert(volume != NULL);
+    assert(generation > 0 && generation <= volume->generation);
+    uint32_t at = snap_at(volume, generation);
+    if (at < volume->snap_count)
+        return volume->snaps[at].generation;
+    return volume->deleting ? 0 : volume->generation;
+}
+
 uint32_t map_shard_floor(const struct map_volume *volume, const struct map_shard *shard)
 {
     const struct map_snap *opening = map_snap_opening(volume);

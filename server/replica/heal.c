@@ -130,6 +130,11 @@ void heal_run(struct op_ctx *ctx)
     struct replica *rep = ctx->replica;
     assert(ctx->kind == CTX_HEAL || ctx->kind == CTX_COPY);
     assert(!ctx->io_busy);
+    if (ctx->takeover && ctx->offset < ctx->heal_end) { /* the map may have changed since the run before */
+        ctx->generation = takeover_generation(rep, ctx->generation);
+        if (ctx->generation == 0)
+            ctx->offset = ctx->heal_end;
+    }
     if (ctx->offset >= ctx->heal_end) {
         ctx->state = CTX_PREPARING; /* end on a later turn: never inside the caller's loop */
         env_defer(rep->set->env, &ctx->task, heal_end_task);

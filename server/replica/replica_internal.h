@@ -420,6 +420,7 @@ void flush_cancel_all(struct replicas *r);
 void takeover_start(struct replica *rep);
 void takeover_step(struct replica *rep); /* something it waits for happened */
 void takeover_cancel(struct replica *rep);
+uint32_t takeover_generation(const struct replica *rep, uint32_t generation);
 void takeover_retry(struct replica *rep);
 void takeover_serve(struct replica *rep);
 void takeover_tell_done(struct replica *rep, uint32_t node);

@@ -266,17 +266,21 @@ static void copied(struct op_ctx *ctx, int rc)
     copy_more(rep);
 }
 
-/* A write of a generation that was rolled back is void. Who was resynced instead of rolling back may have its newest record there, for all
- * later generations: a copy would change what the volume holds. */
-static bool rolled_back(const struct replica *rep, uint32_t generation)
+/* In which generation a range is copied that was written in this one; 0: in none.
+ * - A snapshot that was deleted left what it held to the next one. Here its record may be gone, and what is read in its generation older; a
+ *   member whose newest record is of that generation serves later ones from it, and a copy there would change those.
+ * - A write of a generation that was rolled back is void, unless a snapshot still shows it. */
+uint32_t takeover_generation(const struct replica *rep, uint32_t generation)
 {
     const struct map_volume *v = replica_volume(rep);
     replica_assert(rep);
-    if (!v || generation <= v->rollback.from || generation >= v->rollback.to)
-        return false;
-    const struct map_snap *snap = map_snap_by_generation(v, generation);
-    assert(v->rollback.from < v->rollback.to);
-    return !snap;
+    if (!v || generation > v->generation)
+        return generation;
+    uint32_t heir = map_live_heir(v, generation);
+    assert(heir == 0 || heir >= generation);
+    if (v->rollback.from < generation && generation < v->rollback.to && heir >= v->rollback.to)
+        return 0;
+    return heir;
 }
 
 static void copy_more(struct replica *rep)
@@ -285,7 +289,7 @@ static void copy_more(struct replica *rep)
     struct takeover *t = &rep->takeover;
     while (t->range_next < t->range_count && t->copies_busy < COPIES_MAX) {
         struct takeover_range range = t->ranges[t->range_next++];
-        if (rolled_back(rep, range.generation))
+        if (takeover_generation(rep, range.generation) == 0)
             continue;
         t->copies_busy++;
         (void)heal_start(rep, range.start, range.end, range.generation, true, copied, NULL);

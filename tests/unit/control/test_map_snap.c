@@ -107,6 +107,29 @@ static void a_snapshot_is_complete_when_every_shard_is_sealed(void **state)
     map_fixture_close(&f);
 }
 
+static void what_a_deleted_snapshot_held_is_the_next_ones(void **state)
+{
+    (void)state;
+    struct map_fixture f;
+    init(&f, 3);
+    uint64_t v = map_fixture_volume(&f, "v", 1, 3, 2, 1);
+    make_snap(&f, v, "one");
+    make_snap(&f, v, "two");
+    make_snap(&f, v, "three");
+    for (uint32_t generation = 1; generation <= 4; generation++)
+        assert_int_equal(map_live_heir(volume_of(&f, v), generation), generation);
+    assert_int_equal(on_snap(&f, MAP_ENTRY_SNAPSHOT_DELETE, "v", "two", "").rc, 0);
+    assert_int_equal(map_live_heir(volume_of(&f, v), 1), 1);
+    assert_int_equal(map_live_heir(volume_of(&f, v), 2), 3);
+    assert_int_equal(on_snap(&f, MAP_ENTRY_SNAPSHOT_DELETE, "v", "three", "").rc, 0);
+    assert_int_equal(map_live_heir(volume_of(&f, v), 2), 4);
+    (void)on_snap(&f, MAP_ENTRY_VOLUME_CLONE, "v", "one", "c");
+    assert_int_equal(remove_volume(&f, "v"), 0); /* only what the clone reads is left */
+    assert_int_equal(map_live_heir(volume_of(&f, v), 1), 1);
+    assert_int_equal(map_live_heir(volume_of(&f, v), 2), 0);
+    map_fixture_close(&f);
+}
+
 static void a_group_is_complete_or_given_up_as_a_whole(void **state)
 {
     (void)state;
@@ -449,6 +472,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_wrong_count_of_seals_is_refused),
         cmocka_unit_test(a_snapshot_is_complete_when_every_shard_is_sealed),
+        cmocka_unit_test(what_a_deleted_snapshot_held_is_the_next_ones),
         cmocka_unit_test(a_group_is_complete_or_given_up_as_a_whole),
         cmocka_unit_test(deletion_keeps_what_clones_read),
         cmocka_unit_test(a_clone_sits_with_its_parent),
