@@ -40,6 +40,18 @@ def nodes_up(run):
     return {node["id"] for node in status_of(run).get("nodes", []) if node["state"] == "up"}
 
 
+# Goal: several at once on one directory wait for each other, and leave no lock behind. Method: TMPDIR, which holds the lock, is their own.
+def test_at_once_on_one_directory(run, tmp_path):
+    argv = [LOCAL, "up", "--nodes", "1", "--store-size", "256M", "--dir", run.directory, "--build", BUILD]
+    started = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                env={**os.environ, "TMPDIR": str(tmp_path)}) for _ in range(4)]
+    for process in started:
+        said, _ = process.communicate(timeout=180)
+        assert process.returncode == 0, said
+    assert os.listdir(tmp_path) == []
+    assert nodes_up(run) == {1}
+
+
 # Goal: from nothing to a cluster and back, each step twice where that should not matter.
 def test_a_cluster_from_up_to_down(run):
     report = json.loads(run("up", "--nodes", "3", "--store-size", "256M", "--json").stdout)
