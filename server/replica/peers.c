@@ -102,7 +102,7 @@ static void out_closed(struct link *link, void *owner, int reason)
     out->retry_at_ns = env_now_ns(p->env) + p->cfg.reconnect_ns;
     bool tcp_next = was == OUT_CONNECTING && out->by_rdma && peers_path_failed(out, reason ? reason : -ETIMEDOUT);
     if (was == OUT_CONNECTING && !out->by_rdma)
-        out->rdma_at_ns = 0; /* nobody is there at all: when somebody is, RDMA comes first */
+        out->rdma_at_ns = out->rdma_rest_ns = 0; /* nobody is there at all: when somebody is, RDMA comes first */
     fail_pending(out);
     const struct map_node *node = map_node_by_id(p->cfg.map, out->node);
     bool current = node && node->up && !tcp_next && (was == OUT_CONNECTING || node->incarnation == out->incarnation);

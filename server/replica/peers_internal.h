@@ -23,6 +23,7 @@ struct peer_out {
     bool by_rdma;           /* the link, or the attempt under way */
     int rdma_error;         /* of the last attempt by RDMA; 0: it worked, or none was made */
     uint64_t rdma_at_ns;    /* not before */
+    uint64_t rdma_rest_ns;  /* how long the last rest from RDMA was to be; 0: it worked since */
     struct link *probe;     /* does RDMA work again? Then an idle TCP link makes way for it */
 };
 

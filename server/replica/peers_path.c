@@ -2,8 +2,9 @@
 /* peers_path: by which transport our link to a node is made, and what happens when that does not work.
  *
  *   - auto: RDMA first; where it cannot be had, TCP at once, and the reason is kept for `ashlar status`;
- *   - a link that fell back stays on TCP while it is busy. Every ten seconds RDMA is probed beside it; when the probe
- *     connects and nothing is under way, the TCP link is closed and made anew by RDMA;
+ *   - a link that fell back stays on TCP while it is busy. RDMA is probed beside it, after one second (a daemon that starts
+ *     may have refused because it did not listen by RDMA yet), then less and less often, every ten seconds at last; when
+ *     the probe connects and nothing is under way, the TCP link is closed and made anew by RDMA;
  *   - rdma: RDMA or no link; tcp: never RDMA.
  * Failure modes: none of its own: a node that no transport reaches is down for us, and peers.c tries again.
  */
@@ -15,7 +16,8 @@
 #include "server/replica/peers_internal.h"
 
 #define LOG_MODULE "peers"
-#define RDMA_AGAIN_NS ENV_MS(10000)
+#define RDMA_AGAIN_MIN_NS ENV_MS(1000)
+#define RDMA_AGAIN_MAX_NS ENV_MS(10000)
 
 static bool may_rdma(const struct peer_out *out)
 {
@@ -24,6 +26,16 @@ static bool may_rdma(const struct peer_out *out)
     if (!cfg->rdma || cfg->kind == PEERS_TRANSPORT_TCP)
         return false;
     return cfg->kind == PEERS_TRANSPORT_RDMA || env_now_ns(out->peers->env) >= out->rdma_at_ns;
+}
+
+/* No RDMA for a while, each time for longer. */
+static void rest(struct peer_out *out)
+{
+    uint64_t rest_ns = out->rdma_rest_ns * 2;
+    assert(out->rdma_rest_ns <= RDMA_AGAIN_MAX_NS);
+    rest_ns = rest_ns < RDMA_AGAIN_MIN_NS ? RDMA_AGAIN_MIN_NS : rest_ns;
+    out->rdma_rest_ns = rest_ns > RDMA_AGAIN_MAX_NS ? RDMA_AGAIN_MAX_NS : rest_ns;
+    out->rdma_at_ns = env_now_ns(out->peers->env) + out->rdma_rest_ns;
 }
 
 /* RDMA did not work: TCP is next, at once, unless it must not be. */
@@ -36,7 +48,7 @@ bool peers_path_failed(struct peer_out *out, int rc)
                out->node, strerror(-rc),
                p->cfg.kind == PEERS_TRANSPORT_RDMA ? "trying again (node.transport=rdma)" : "using TCP");
     out->rdma_error = rc;
-    out->rdma_at_ns = env_now_ns(p->env) + RDMA_AGAIN_NS;
+    rest(out);
     return p->cfg.kind == PEERS_TRANSPORT_AUTO;
 }
 
@@ -71,8 +83,10 @@ int peers_path_connect(struct peer_out *out, const struct link_callbacks *callba
 void peers_path_connect_done(struct peer_out *out)
 {
     assert(out->link != NULL);
-    if (out->by_rdma)
-        out->rdma_error = 0;
+    if (!out->by_rdma)
+        return;
+    out->rdma_error = 0;
+    out->rdma_rest_ns = 0;
 }
 
 static void probe_connected(struct link *link, void *owner)
@@ -80,7 +94,7 @@ static void probe_connected(struct link *link, void *owner)
     struct peer_out *out = owner;
     assert(out->probe == link);
     out->rdma_error = 0;
-    out->rdma_at_ns = 0;
+    out->rdma_at_ns = out->rdma_rest_ns = 0;
     link_close(link);
     if (out->state == OUT_UP && !out->by_rdma && list_empty(&out->order)) {
         log_info("node %u can be reached by RDMA again", out->node);
@@ -113,7 +127,7 @@ void peers_path_tick(struct peer_out *out)
     out_assert(out);
     if (out->state != OUT_UP || out->by_rdma || out->probe || p->closing || !may_rdma(out) || !list_empty(&out->order))
         return;
-    out->rdma_at_ns = env_now_ns(p->env) + RDMA_AGAIN_NS;
+    rest(out);
     if (connect_to(out, /* rdma= */ true, &probe_callbacks, &out->probe) == 0)
         p->links++;
     else
