@@ -323,6 +323,10 @@ void ops_resume(struct replica *rep)
             op_finish(ctx, -ESTALE);
             continue;
         }
+        /* Its snapshot was given up: members may have the chunk's newest record in a later generation by now, from a copy. */
+        uint32_t generation = takeover_generation(rep, ctx->generation);
+        if (generation != 0)
+            ctx->generation = generation;
         if (ctx->kind == CTX_CLIENT && v && ctx->session && ctx->session != v->session.number) {
             ctx->healing = true; /* nobody waits for it any more, but the members must agree */
             ctx->session = 0;
