@@ -104,8 +104,9 @@ int data_rdma_give_up(struct data_thread *d, int rc)
             settings->data, strerror(-rc));
         return rc;
     }
-    log_warn("RDMA and TCP cannot both listen at %s error=\"%s\": others reach this node by TCP (iWARP needs iwpmd)",
-             settings->data, strerror(-rc));
+    log_warn("RDMA and TCP cannot both listen at %s error=\"%s\": links use TCP (iWARP needs iwpmd)", settings->data,
+             strerror(-rc));
+    peers_without_rdma(d->peers, rc); /* it would reach TCP's listeners, and wait for an answer in vain */
     return 0;
 }
 

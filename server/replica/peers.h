@@ -80,6 +80,8 @@ struct peers_link_info {
     int rdma_error;          /* why it is not RDMA although it could be: -errno; 0: it is, or it never shall be */
     const struct link *link; /* NULL: none now */
 };
+/* Before there is a link: none is tried by RDMA, and every node is told to be reached by TCP for this reason. */
+void peers_without_rdma(struct peers *p, int reason);
 void peers_link_info(const struct peers *peers, uint32_t node, struct peers_link_info *ret_info);
 
 /* In the callback: the reply is the caller's from now on. */

@@ -134,6 +134,17 @@ void peers_path_tick(struct peer_out *out)
         out->probe = NULL;
 }
 
+void peers_without_rdma(struct peers *p, int reason)
+{
+    peers_assert(p);
+    assert(reason < 0 && p->cfg.kind != PEERS_TRANSPORT_RDMA);
+    p->cfg.rdma = NULL;
+    for (uint32_t id = 1; id <= MAP_NODES_MAX; id++) {
+        assert(!p->out[id].link && !p->out[id].probe);
+        p->out[id].rdma_error = reason;
+    }
+}
+
 void peers_link_info(const struct peers *p, uint32_t node, struct peers_link_info *ret_info)
 {
     peers_assert(p);
