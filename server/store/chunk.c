@@ -226,7 +226,7 @@ static uint32_t unit_fresh(const struct chunk *chunk, uint32_t unit)
     assert(unit < STORE_CHUNK_UNITS);
     for (uint32_t c = 0; chunk->fresh && c < 2; c++)
         if (chunk->fresh->classes[c].seq > settled)
-            bits |= chunk->fresh->classes[c].bits[unit / 4] >> (unit % 4 * UNIT_BLOCKS) & 0xffffu;
+            bits |= (uint16_t)(chunk->fresh->classes[c].bits[unit / 4] >> (unit % 4 * UNIT_BLOCKS));
     bits = (bits | bits << 8) & 0x00ff00ffu; /* spread: every second bit */
     bits = (bits | bits << 4) & 0x0f0f0f0fu;
     bits = (bits | bits << 2) & 0x33333333u;
