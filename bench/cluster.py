@@ -105,7 +105,9 @@ class Cluster:
     def wait_idle(self, share=0.03, deadline_s=300, say=lambda text: None):
         """Waits until no daemon works in the background (prewriting its store, resync)."""
         deadline = time.monotonic() + deadline_s
-        while not self.is_prewritten() and time.monotonic() < deadline:
+        while not self.is_prewritten():
+            if time.monotonic() > deadline:
+                raise BenchError(f"the stores are not prewritten after {deadline_s} s")
             say("waiting for the stores to be prewritten")
             time.sleep(0.5)
         while time.monotonic() < deadline:
