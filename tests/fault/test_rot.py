@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bits that flip and a store file that is truncated, under running daemons: repaired from a peer, and told."""
+import mmap
 import os
 import shutil
 import struct
@@ -9,6 +10,7 @@ import pytest
 from load import MIB, Load, fixtures, judge, status_json
 
 FAST_SCRUB = {"store.scrub": "256M", "store.scrub_rest": "1s"}
+BLOCK = 4096
 MASK = (1 << 64) - 1
 
 
@@ -35,12 +37,16 @@ def place_of(cluster, number, offset, seed):
 
 
 def flip(cluster, number, places):
-    """One bit of each, behind the daemon's back."""
-    descriptor = os.open(image(cluster, number), os.O_RDWR)
+    """One bit of each, behind the daemon's back: as the drive would, past the page cache. A buffered page that is dirty while
+    the daemon writes there directly makes the kernel fail the file's next fsync (EIO), ours or the daemon's."""
+    descriptor = os.open(image(cluster, number), os.O_RDWR | os.O_DIRECT)
     try:
-        for place in places:
-            os.pwrite(descriptor, bytes([os.pread(descriptor, 1, place)[0] ^ 0x10]), place)
-        os.fsync(descriptor)
+        with mmap.mmap(-1, BLOCK) as block:
+            for place in places:
+                start = place - place % BLOCK
+                assert os.preadv(descriptor, [block], start) == BLOCK
+                block[place - start] ^= 0x10
+                assert os.pwritev(descriptor, [block], start) == BLOCK
     finally:
         os.close(descriptor)
 
