@@ -18,7 +18,7 @@
 #include <string.h>
 
 struct write {
-    uint64_t id, stamp, start, acked;
+    uint64_t id, stamp, start, asked, acked;
     uint64_t effect;
     uint64_t dead_at; /* reads that begin after it may not return this write */
     uint64_t killer;  /* id of the write that overwrote it; 0: zeros, which ones is unknown */
@@ -126,13 +126,14 @@ uint64_t history_write_begin(struct history *h, uint64_t at, uint64_t stamp, uin
     return w->id;
 }
 
-void history_write_acked(struct history *h, uint64_t at, uint64_t id, uint64_t now)
+void history_write_acked(struct history *h, uint64_t at, uint64_t id, uint64_t asked, uint64_t now)
 {
     struct cell *c = cell_at(h, at);
     struct write *w = find(c, id);
     if (!w)
         return; /* overwritten for good before its own acknowledgement arrived */
-    assert(w->acked == HISTORY_NEVER);
+    assert(w->acked == HISTORY_NEVER && asked <= now);
+    w->asked = asked;
     w->acked = now;
     if (now < w->effect)
         w->effect = now;
@@ -285,7 +286,7 @@ bool history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, u
             if (w->gone)
                 continue;
             w->dead_at = HISTORY_NEVER;
-            dirty = dirty || (w->acked != HISTORY_NEVER && w->acked > h->flushed_ns && w->acked >= since &&
+            dirty = dirty || (w->acked != HISTORY_NEVER && w->acked > h->flushed_ns && w->asked > since &&
                               !w->durable && !w->lost);
             w->lost = w->acked != HISTORY_NEVER;
             w->effect = w->acked; /* one that was only read may take effect again, later */

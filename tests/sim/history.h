@@ -26,7 +26,8 @@ struct history *history_create(uint64_t cell_count, const char *name);
 void history_destroy(struct history *history); /* accepts NULL */
 /* A write of one cell begins; stamp HISTORY_ZERO for trims and zeroes. Returns its id. */
 uint64_t history_write_begin(struct history *h, uint64_t cell, uint64_t stamp, uint64_t now);
-void history_write_acked(struct history *h, uint64_t cell, uint64_t id, uint64_t now);
+/* asked: when the request was sent that is acknowledged now; a former client's may be answered after its successor began. */
+void history_write_acked(struct history *h, uint64_t cell, uint64_t id, uint64_t asked, uint64_t now);
 /* This acknowledged write is durable by itself (FUA). */
 void history_write_durable(struct history *h, uint64_t cell, uint64_t id);
 /* A write that was refused before it had any effect (ENOSPC): no read may return it. */
@@ -35,8 +36,8 @@ void history_write_refused(struct history *h, uint64_t cell, uint64_t id);
 bool history_read(struct history *h, uint64_t cell, uint64_t stamp, uint64_t start, uint64_t now);
 /* A flush that began at start was acknowledged now. No read that still runs began before oldest_read. */
 void history_flushed(struct history *h, uint64_t start, uint64_t oldest_read, uint64_t now);
-/* Unflushed writes to these cells may be gone. True: among them are some that were acknowledged since then, to a client that must be
- * told so (R13). */
+/* Unflushed writes to these cells may be gone. True: among them are acknowledged ones of a client that began at since, and must be told
+ * so (R13): what an earlier one asked for is not its to lose. */
 bool history_lost(struct history *h, uint64_t first_cell, uint64_t cell_count, uint64_t since);
 /* No write that began before now and is not acknowledged takes effect later than now: its session is fenced (R19, I6). to_come says
  * which ones were not sent yet. */

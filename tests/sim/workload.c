@@ -77,7 +77,7 @@ static void judge_read(struct slot *slot, const uint8_t *data, uint64_t begun_ns
                      (first + i) * HISTORY_CELL);
 }
 
-static void judge_write(struct slot *slot, int rc)
+static void judge_write(struct slot *slot, int rc, uint64_t begun_ns)
 {
     struct guest *g = slot->guest;
     uint64_t first = slot->offset / HISTORY_CELL, now = world_now_ns(world_of(g));
@@ -86,7 +86,7 @@ static void judge_write(struct slot *slot, int rc)
             history_write_refused(g->history, first + i, slot->ids[i]);
         if (rc != 0)
             continue;
-        history_write_acked(g->history, first + i, slot->ids[i], now);
+        history_write_acked(g->history, first + i, slot->ids[i], begun_ns, now);
         if (slot->fua)
             history_write_durable(g->history, first + i, slot->ids[i]);
     }
@@ -113,7 +113,7 @@ void slot_ended(struct slot *slot, int rc, const uint8_t *data, uint64_t begun_n
     else if (slot->kind == KIND_FLUSH && rc == 0)
         judge_flush(slot);
     else if (slot->kind != KIND_READ && slot->kind != KIND_FLUSH)
-        judge_write(slot, rc);
+        judge_write(slot, rc, begun_ns);
     if (rc == -ENOSPC || (rc == -EIO && g->sim->scenario.rot_per_min > 0))
         g->fails++;
     else if (rc != 0 && rc != -EOWNERDEAD && !g->removing) /* the driver's word for: the client was told of a loss */

@@ -62,7 +62,7 @@ struct guest {
     uint32_t cuts; /* snapshots that are being asked for */
     uint64_t cut_asked_ns;
     bool lost_dirty;  /* acknowledged, unflushed writes were lost, and the client has not been told yet (R13) */
-    uint64_t life_ns; /* when its client began: what an earlier one wrote is not its to lose */
+    uint64_t life_ns; /* when its client began: what an earlier one asked for is not its to lose */
     uint64_t next_stamp, losses, ops, fails, read_all_next;
     uint64_t hot[8];
     struct slot slots[SLOTS_MAX];
