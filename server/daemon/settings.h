@@ -48,8 +48,9 @@ struct settings {
     char host[SETTINGS_LABEL_MAX], rack[SETTINGS_LABEL_MAX];
     /* [store] */
     char store[SETTINGS_PATH_MAX];
-    uint64_t scrub_rest_ms; /* between two scrub passes */
-    uint64_t scrub_bytes_per_s, prewrite_bytes_per_s, sums_cache_bytes, kv_cache_bytes;
+    uint64_t scrub_rest_ms;       /* between two scrub passes */
+    uint64_t flush_ahead_rest_ms; /* between two flushes unasked */
+    uint64_t scrub_bytes_per_s, prewrite_bytes_per_s, flush_ahead_bytes, sums_cache_bytes, kv_cache_bytes;
     uint32_t near_full_percent, active_set_max;
     /* [replica] */
     uint64_t drop_after_ms, sync_bytes_per_s;

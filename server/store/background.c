@@ -81,6 +81,7 @@ void background_stop(struct store *store)
     env_timer_stop(store->env, &background->clean_timer);
     env_timer_stop(store->env, &background->checkpoint_timer);
     env_timer_stop(store->env, &background->prewriter.timer);
+    flush_ahead_stop(store);
     env_timer_stop(store->env, &background->reaper.timer);
     env_timer_stop(store->env, &background->compactor.timer);
     walker_stop(store, &background->verifier);
@@ -92,7 +93,8 @@ bool background_idle(const struct store *store)
     const struct background *background = store->background;
     assert(background->stopping);
     return !background->verifier.busy && !background->scrubber.busy && !background->prewriter.busy &&
-           !background->reaper.busy && !background->compactor.busy && !background->digests && drop_idle(store);
+           !background->flush_ahead.busy && !background->reaper.busy && !background->compactor.busy &&
+           !background->digests && drop_idle(store);
 }
 
 void background_destroy(struct store *store)

@@ -45,6 +45,13 @@ struct prewriter {
     bool busy;
 };
 
+struct flush_ahead {
+    struct env_timer timer;
+    struct drive_io io;
+    uint64_t flush_seq; /* as the running flush began */
+    bool busy, resting;
+};
+
 /* Removes records that serve no live generation: reap.c. */
 struct reaper {
     struct store *store;
@@ -73,6 +80,7 @@ struct background {
     bool stopping;
     struct env_timer clean_timer, checkpoint_timer;
     struct prewriter prewriter;
+    struct flush_ahead flush_ahead;
     struct walker verifier; /* suspect chunks after an unclean stop */
     struct walker scrubber;
     struct reaper reaper;
@@ -83,6 +91,7 @@ struct background {
 };
 
 bool id_equal(const struct store_shard_id *a, const struct store_shard_id *b);
+void flush_ahead_stop(struct store *store);
 void drop_start_all(struct store *store);
 void reap_kick(struct store *store);
 void compact_kick(struct store *store);

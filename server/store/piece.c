@@ -383,8 +383,10 @@ static void run_done(struct drive_io *io, int rc)
         rc = read_failed(piece, run); /* takes runs from the pool: this one must not be there yet */
     else if (io->op == DRIVE_WRITE && rc)
         store_fail(store, rc);
-    else if (io->op == DRIVE_WRITE)
+    else if (io->op == DRIVE_WRITE) {
         store->write_seq++;
+        flush_ahead_wrote(store, io->length);
+    }
     run->next_free = store->pool_runs;
     store->pool_runs = run;
     piece_part_done(piece, rc);

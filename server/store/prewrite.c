@@ -61,6 +61,7 @@ static void written(struct drive_io *io, int rc)
         return;
     }
     alloc_set_watermark(&store->alloc, (uint32_t)((io->offset + io->length) / STORE_UNIT_BYTES));
+    flush_ahead_wrote(store, io->length);
     store->drive->prewritten = (uint64_t)store->alloc.watermark * STORE_UNIT_BYTES;
     piece_wake(&store->space_waiters);
     if (store->background->stopping) {

@@ -158,7 +158,8 @@ static void flush_done(struct drive_io *io, int rc)
         end_round(store, -EIO);
         return;
     }
-    store->flushed_seq = store->round.flush_seq;
+    if (store->round.flush_seq > store->flushed_seq) /* else one that was ahead covers it */
+        store->flushed_seq = store->round.flush_seq;
     assert(store->flushed_seq <= store->write_seq);
     round_write(store);
 }
@@ -204,6 +205,7 @@ static void round_start(struct env_task *task)
         round_write(store);
         return;
     }
+    store->unflushed_bytes = 0;
     store->stats.drive_flushes++;
     memset(&round->flush, 0, sizeof(round->flush));
     round->flush.op = DRIVE_FLUSH;

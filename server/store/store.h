@@ -74,6 +74,8 @@ struct store_config {
     uint64_t checkpoint_ns;        /* sums of hot chunks, default one minute */
     uint64_t clean_idle_ns;        /* a marked region untouched this long is cleaned in batches, default 5 s */
     uint64_t prewrite_bytes_per_s; /* file stores; 0: off */
+    uint64_t flush_ahead_bytes;    /* written before the drive is flushed unasked; 0: never */
+    uint64_t flush_ahead_rest_ns;  /* between two of these flushes */
 };
 
 /* Writes superblock and initial records to an empty drive and kv. */

@@ -34,6 +34,7 @@ static const struct key keys[] = {
     KEY(shard_mib, 16),
     KEY(volume_kib, 0),
     KEY(drive_mib, 256),
+    KEY(flush_ahead_kib, 0),
     KEY(sync_chunks, 4),
     KEY(out_after_ms, 0),
     KEY(drift_ppm, 0),

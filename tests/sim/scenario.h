@@ -27,9 +27,10 @@ struct scenario_step {
 struct scenario {
     /* cluster */
     uint64_t nodes, volumes, replicas, min_replicas, shards, shard_mib, drive_mib, sync_chunks, out_after_ms, drift_ppm;
-    uint64_t volume_kib; /* size of the first volume, a fourth of it for the others; 0: shards * shard_mib */
-    uint64_t wire;       /* 1: through client core, links and gateways instead of straight to the primary */
-    uint64_t control;    /* 1: the shipped control plane instead of its stand-in */
+    uint64_t flush_ahead_kib; /* of some of the nodes, half on average; 0: of none */
+    uint64_t volume_kib;      /* size of the first volume, a fourth of it for the others; 0: shards * shard_mib */
+    uint64_t wire;            /* 1: through client core, links and gateways instead of straight to the primary */
+    uint64_t control;         /* 1: the shipped control plane instead of its stand-in */
     /* workload */
     uint64_t clients_qd, hot_blocks, hot_percent, read_percent, flush_percent, zero_percent, fua_percent, piece_percent;
     uint64_t write_max_kib, big_permille, op_gap_us, failover_per_min, serial_overlaps, guest_crash_per_min;

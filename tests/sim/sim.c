@@ -82,6 +82,7 @@ static void make_cluster(struct sim *sim)
                                        .drive_bytes = s->drive_mib << 20,
                                        .seed = world_random(sim->world),
                                        .sync_chunks = (uint32_t)s->sync_chunks};
+        node.flush_ahead_bytes = node.seed % 2 ? s->flush_ahead_kib << 10 : 0;
         sim->nodes[i] = sim_node_create(&node);
         if (s->drift_ppm)
             world_node_clock(sim->world, i, 0,

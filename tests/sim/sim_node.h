@@ -25,6 +25,7 @@ struct sim_node_config {
     struct plane *plane;
     int node; /* world node and map id */
     uint64_t drive_bytes, seed;
+    uint64_t flush_ahead_bytes; /* 0: never */
     uint32_t sync_chunks;
 };
 
