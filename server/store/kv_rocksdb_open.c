@@ -41,6 +41,7 @@
 #define LEVEL0_SLOWDOWN 100
 #define LEVEL0_STOP 150
 #define BACKGROUND_IO_BYTES (256u << 10) /* of one read or write of flush and compaction: a buffer for each table */
+#define LOG_SYNC_BYTES (64u << 10)       /* of the log, handed to the drive at once: a sync finds little to do */
 #define RATE_BYTES_PER_S (64 << 20)
 #define SPACE_BYTES_MIN ((uint64_t)32 << 20) /* free, to open: what recovery writes as tables, and a new log */
 #define CACHE_BYTES_MIN (4u << 20)
@@ -192,6 +193,7 @@ static rocksdb_options_t *options_create(struct kv_db *self, const struct kv_roc
     rocksdb_options_set_max_bytes_for_level_base(options, 128u << 20);
     rocksdb_options_set_max_background_jobs(options, 2); /* one flush, one compaction */
     rocksdb_options_set_bytes_per_sync(options, 1u << 20);
+    rocksdb_options_set_wal_bytes_per_sync(options, LOG_SYNC_BYTES);
     rocksdb_ratelimiter_t *limiter = rocksdb_ratelimiter_create(RATE_BYTES_PER_S, 100 * 1000, 10);
     rocksdb_options_set_ratelimiter(options, limiter);
     rocksdb_ratelimiter_destroy(limiter);
