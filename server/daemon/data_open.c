@@ -147,7 +147,7 @@ static int open_store(struct data_thread *d)
         .near_full_percent = settings->near_full_percent,
         .prewrite_bytes_per_s = settings->prewrite_bytes_per_s,
         .flush_ahead_bytes = settings->flush_ahead_bytes,
-        .flush_ahead_rest_ns = ENV_MS(settings->flush_ahead_rest_ms),
+        .flush_ahead_span_ns = ENV_MS(settings->flush_ahead_span_ms),
     };
     int rc = read_boot_id(config.boot_id);
     if (rc < 0) {

@@ -49,7 +49,7 @@ struct settings {
     /* [store] */
     char store[SETTINGS_PATH_MAX];
     uint64_t scrub_rest_ms;       /* between two scrub passes */
-    uint64_t flush_ahead_rest_ms; /* between two flushes unasked */
+    uint64_t flush_ahead_span_ms; /* writing as much must take so long */
     uint64_t scrub_bytes_per_s, prewrite_bytes_per_s, flush_ahead_bytes, sums_cache_bytes, kv_cache_bytes;
     uint32_t near_full_percent, active_set_max;
     /* [replica] */

@@ -81,7 +81,6 @@ void background_stop(struct store *store)
     env_timer_stop(store->env, &background->clean_timer);
     env_timer_stop(store->env, &background->checkpoint_timer);
     env_timer_stop(store->env, &background->prewriter.timer);
-    flush_ahead_stop(store);
     env_timer_stop(store->env, &background->reaper.timer);
     env_timer_stop(store->env, &background->compactor.timer);
     walker_stop(store, &background->verifier);

@@ -46,10 +46,11 @@ struct prewriter {
 };
 
 struct flush_ahead {
-    struct env_timer timer;
     struct drive_io io;
-    uint64_t flush_seq; /* as the running flush began */
-    bool busy, resting;
+    uint64_t flush_seq;       /* as its running flush began */
+    uint64_t unflushed_bytes; /* written since any flush began */
+    uint64_t begun_ns;        /* when that was */
+    bool busy, left_alone;
 };
 
 /* Removes records that serve no live generation: reap.c. */
@@ -91,7 +92,6 @@ struct background {
 };
 
 bool id_equal(const struct store_shard_id *a, const struct store_shard_id *b);
-void flush_ahead_stop(struct store *store);
 void drop_start_all(struct store *store);
 void reap_kick(struct store *store);
 void compact_kick(struct store *store);

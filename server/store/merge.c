@@ -118,8 +118,7 @@ static void flush_start(struct store *store)
     flush->running = !list_empty(&flush->covered);
     if (!flush->running)
         return;
-    store->unflushed_bytes = 0;
-    store->stats.drive_flushes++;
+    flush_ahead_begun(store);
     memset(&flush->io, 0, sizeof(flush->io));
     flush->io.op = DRIVE_FLUSH;
     flush->io.cb = flush_ended;

@@ -205,8 +205,7 @@ static void round_start(struct env_task *task)
         round_write(store);
         return;
     }
-    store->unflushed_bytes = 0;
-    store->stats.drive_flushes++;
+    flush_ahead_begun(store);
     memset(&round->flush, 0, sizeof(round->flush));
     round->flush.op = DRIVE_FLUSH;
     round->flush.cb = flush_done;

@@ -75,7 +75,7 @@ struct store_config {
     uint64_t clean_idle_ns;        /* a marked region untouched this long is cleaned in batches, default 5 s */
     uint64_t prewrite_bytes_per_s; /* file stores; 0: off */
     uint64_t flush_ahead_bytes;    /* written before the drive is flushed unasked; 0: never */
-    uint64_t flush_ahead_rest_ns;  /* between two of these flushes */
+    uint64_t flush_ahead_span_ns;  /* ... if writing them took so long; else the writer is left alone */
 };
 
 /* Writes superblock and initial records to an empty drive and kv. */

@@ -316,13 +316,12 @@ struct store {
     struct list_node chunks_dirty;
     struct round round;
 
-    uint64_t write_seq;       /* data writes completed */
-    uint64_t flushed_seq;     /* of these, durable */
-    uint64_t unflushed_bytes; /* written since a flush of the drive began */
-    uint64_t settle_seq;      /* class of record puts made now */
-    uint64_t settled_seq;     /* durable */
-    uint64_t unsettled_puts;  /* map records put in class settle_seq */
-    uint64_t unsynced_puts;   /* kv batches since the last synced one */
+    uint64_t write_seq;      /* data writes completed */
+    uint64_t flushed_seq;    /* of these, durable */
+    uint64_t settle_seq;     /* class of record puts made now */
+    uint64_t settled_seq;    /* durable */
+    uint64_t unsettled_puts; /* map records put in class settle_seq */
+    uint64_t unsynced_puts;  /* kv batches since the last synced one */
     struct merge_flush merge_flush;
     uint32_t puts_in_flight;
     bool super_dirty;
@@ -502,8 +501,9 @@ void background_stop(struct store *store); /* no more work is begun */
 bool background_idle(const struct store *store);
 void background_destroy(struct store *store);
 void prewrite_kick(struct store *store);
-/* flush_ahead.c: data was written to the drive */
+/* flush_ahead.c: data was written to the drive; a flush of it begins, whoever asked for it */
 void flush_ahead_wrote(struct store *store, uint32_t bytes);
+void flush_ahead_begun(struct store *store);
 void store_close_advance(struct store *store); /* called whenever something ended while closing */
 void space_check(struct store *store);
 void store_space_task(struct env_task *task);

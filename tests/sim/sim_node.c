@@ -518,7 +518,7 @@ static void open_store(struct life *life)
         .clean_idle_ns = ENV_MS(1000),
         .scrub_bytes_per_s = 8u << 20,
         .flush_ahead_bytes = node->config.flush_ahead_bytes,
-        .flush_ahead_rest_ns = ENV_MS(20),
+        .flush_ahead_span_ns = ENV_MS(20),
     };
     (void)snprintf(config.boot_id, sizeof(config.boot_id), "boot-%d-%u", node->config.node, node->boots);
     int rc = store_open(&config, &life->store);

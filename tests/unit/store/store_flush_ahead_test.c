@@ -13,11 +13,11 @@
 #define MIB (1024u * 1024u)
 #define PIECE 65536u
 
-static void create(struct fixture *f, uint64_t bytes, uint64_t rest_ns)
+static void create(struct fixture *f, uint64_t bytes, uint64_t span_ns)
 {
     fixture_create(f, 64u * MIB, 41);
     f->config.flush_ahead_bytes = bytes;
-    f->config.flush_ahead_rest_ns = rest_ns;
+    f->config.flush_ahead_span_ns = span_ns;
     f->config.clean_idle_ns = ENV_MS(600000); /* its rounds flush, too */
     f->config.checkpoint_ns = ENV_MS(600000);
     fixture_open_shard(f);
@@ -41,7 +41,7 @@ static void one_flush_for_so_many_bytes(void **state)
 {
     (void)state;
     struct fixture f;
-    create(&f, 4 * PIECE, ENV_MS(1));
+    create(&f, 4 * PIECE, /* span_ns= */ 0);
     uint64_t before = flushes(&f);
     write_pieces(&f, 3, 2);
     fixture_run(&f, ENV_MS(500));
@@ -58,7 +58,7 @@ static void none_when_switched_off(void **state)
 {
     (void)state;
     struct fixture f;
-    create(&f, 0, ENV_MS(1));
+    create(&f, 0, /* span_ns= */ 0);
     uint64_t before = flushes(&f);
     write_pieces(&f, 64, 2);
     fixture_run(&f, ENV_MS(500));
@@ -66,16 +66,26 @@ static void none_when_switched_off(void **state)
     fixture_destroy(&f);
 }
 
-/* However much is written, the next one comes after the rest. */
-static void it_rests(void **state)
+/* Who writes as much in less time needs the drive for that: until somebody flushes, and then only if he is slower. */
+static void a_fast_writer_is_left_alone(void **state)
 {
     (void)state;
     struct fixture f;
-    create(&f, PIECE, ENV_MS(1000));
+    create(&f, 4 * PIECE, ENV_MS(1000));
     uint64_t before = flushes(&f), begun = env_now_ns(f.env);
-    while (env_now_ns(f.env) - begun < ENV_MS(3500))
-        write_pieces(&f, 4, 2);
-    assert_in_range(flushes(&f) - before, 3, 4);
+    write_pieces(&f, 4, 2);
+    assert_true(env_now_ns(f.env) - begun < ENV_MS(1000));
+    fixture_run(&f, ENV_MS(2000));
+    write_pieces(&f, 8, 3); /* slow or not: much is unflushed already */
+    fixture_run(&f, ENV_MS(2000));
+    assert_int_equal(flushes(&f), before);
+    assert_int_equal(fixture_flush(&f), 0);
+    assert_int_equal(flushes(&f), before + 1);
+    write_pieces(&f, 3, 4);
+    fixture_run(&f, ENV_MS(2000));
+    write_pieces(&f, 1, 5);
+    fixture_run(&f, ENV_MS(100));
+    assert_int_equal(flushes(&f), before + 2);
     fixture_destroy(&f);
 }
 
@@ -84,7 +94,7 @@ static void what_it_covers_is_durable(void **state)
 {
     (void)state;
     struct fixture f;
-    create(&f, 4 * PIECE, ENV_MS(1));
+    create(&f, 4 * PIECE, /* span_ns= */ 0);
     write_pieces(&f, 4, 5);
     fixture_run(&f, ENV_MS(500));
     uint64_t before = flushes(&f);
@@ -103,7 +113,7 @@ static void a_later_write_is_not_covered(void **state)
 {
     (void)state;
     struct fixture f;
-    create(&f, 4 * PIECE, ENV_MS(1));
+    create(&f, 4 * PIECE, /* span_ns= */ 0);
     drive_sim_faults(f.disk)->slow_flush_ns = ENV_MS(300);
     write_pieces(&f, 4, 5);
     uint64_t begun = fixture_stats(&f).drive_flushes;
@@ -125,7 +135,7 @@ static void one_that_fails_fails_the_store(void **state)
 {
     (void)state;
     struct fixture f;
-    create(&f, 4 * PIECE, ENV_MS(1));
+    create(&f, 4 * PIECE, /* span_ns= */ 0);
     write_pieces(&f, 3, 5);
     drive_sim_faults(f.disk)->fail_nth = 2; /* after the write that is one too many */
     write_pieces(&f, 1, 5);
@@ -142,7 +152,7 @@ static void a_close_awaits_it(void **state)
     (void)state;
     for (int clean = 0; clean <= 1; clean++) {
         struct fixture f;
-        create(&f, 4 * PIECE, ENV_MS(1));
+        create(&f, 4 * PIECE, /* span_ns= */ 0);
         drive_sim_faults(f.disk)->slow_flush_ns = ENV_MS(300);
         write_pieces(&f, 4, 5);
         uint64_t begun = env_now_ns(f.env);
@@ -160,7 +170,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_flush_for_so_many_bytes),
         cmocka_unit_test(none_when_switched_off),
-        cmocka_unit_test(it_rests),
+        cmocka_unit_test(a_fast_writer_is_left_alone),
         cmocka_unit_test(what_it_covers_is_durable),
         cmocka_unit_test(a_later_write_is_not_covered),
         cmocka_unit_test(one_that_fails_fails_the_store),
