@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* read: READ at the primary, from its own store, under the range lock (R9).
  *
- * - op_read_start: store read; the store verifies checksums.
+ * - op_read_start: store read; the store verifies checksums. A snapshot must still be there when the read ends: nobody keeps its
+ *   records for a read that waits.
  * - a mismatch: the range is locked exclusively, then repaired (repair.c), and the operation starts again.
  * Failure: damaged on every member: -EIO for this request only, reported once.
  */
@@ -34,6 +35,10 @@ static void read_done(struct store_io *io, int rc)
         range_lock_release(rep, &ctx->lock);
         ctx_begin(rep, ctx, ctx->offset, ctx->offset + ctx->length, true);
         return;
+    }
+    if (rc == 0 && ctx->op->generation != 0) { /* deleted meanwhile: what was read may be of a later one (I10) */
+        const struct map_volume *v = replica_volume(rep);
+        rc = v ? seal_read_generation(ctx, v) : -ESTALE;
     }
     ctx->op->stage_ns[1] = io->drive_ns > UINT32_MAX ? UINT32_MAX : (uint32_t)io->drive_ns;
     ctx->op->loss_number = rep->map.loss_number;
