@@ -5,7 +5,7 @@
  *   generation is looked at when one of them lies between it and the live one before: all others read the same as that one
  * - digests of one generation, recomputed from both drives; runs of blocks that differ are sent as locked, numbered writes
  * - after the newest one the member's mod_epoch becomes the maximum of both
- * Failure: the chunk is listed again.
+ * Failure: the chunk is listed again; so it is when a generation of it was deleted while it was read.
  */
 #include <assert.h>
 #include <endian.h>
@@ -138,6 +138,17 @@ static bool differs(const struct sync_chunk *c, uint32_t i)
     return a->state != b->state || a->crc32c != b->crc32c || a->crc64 != b->crc64;
 }
 
+/* What was read in a generation that was deleted meanwhile may be older, or nothing (a clone that was flattened): a copy there would
+ * become what later generations read on the member. */
+static bool still_live(const struct sync_chunk *c)
+{
+    chunk_assert(c);
+    const struct map_volume *v = replica_volume(c->sync->replica);
+    uint32_t generation = c->ctx->generation;
+    return v &&
+           (generation == v->generation || (generation < v->generation && map_live_heir(v, generation) == generation));
+}
+
 static void run_read(struct store_io *io, int rc)
 {
     assert(rc <= 0);
@@ -150,6 +161,8 @@ static void run_read(struct store_io *io, int rc)
         repair_start(ctx);
         return;
     }
+    if (rc == 0 && !still_live(c))
+        rc = -EAGAIN; /* listed again */
     if (rc != 0) {
         chunk_finish(c, rc);
         return;
@@ -245,6 +258,8 @@ static void digests_in(struct sync_chunk *c)
         chunk_free_if_quiet(c);
         return;
     }
+    if (c->rc == 0 && !still_live(c))
+        c->rc = -EAGAIN; /* listed again */
     if (c->rc != 0) {
         chunk_finish(c, c->rc);
         return;
