@@ -36,6 +36,15 @@ static void write_pieces(struct fixture *f, uint32_t count, uint8_t fill)
         assert_int_equal(fixture_write(f, i * PIECE, PIECE, fill), 0);
 }
 
+/* What was not flushed is gone. */
+static void lose_power(struct fixture *f)
+{
+    drive_sim_faults(f->disk)->power_drops_all = true;
+    fixture_crash(f, /* power= */ true);
+    drive_sim_faults(f->disk)->power_drops_all = false;
+    fixture_open_shard(f);
+}
+
 /* One for as much as was asked for, none for less, and none when nothing was written. */
 static void one_flush_for_so_many_bytes(void **state)
 {
@@ -100,10 +109,7 @@ static void what_it_covers_is_durable(void **state)
     uint64_t before = flushes(&f);
     assert_int_equal(fixture_flush(&f), 0);
     assert_int_equal(flushes(&f), before);
-    drive_sim_faults(f.disk)->power_drops_all = true;
-    fixture_crash(&f, /* power= */ true);
-    drive_sim_faults(f.disk)->power_drops_all = false;
-    fixture_open_shard(&f);
+    lose_power(&f);
     assert_true(fixture_holds(&f, 0, 4 * PIECE, 5));
     fixture_destroy(&f);
 }
@@ -122,10 +128,7 @@ static void a_later_write_is_not_covered(void **state)
     assert_int_equal(fixture_stats(&f).drive_flushes, begun);
     assert_int_equal(fixture_flush(&f), 0);
     assert_int_equal(fixture_stats(&f).drive_flushes, begun + 1);
-    drive_sim_faults(f.disk)->power_drops_all = true;
-    fixture_crash(&f, /* power= */ true);
-    drive_sim_faults(f.disk)->power_drops_all = false;
-    fixture_open_shard(&f);
+    lose_power(&f);
     assert_true(fixture_holds(&f, 8 * PIECE, 4096, 6));
     fixture_destroy(&f);
 }
