@@ -100,6 +100,11 @@ static void heal_read_done(struct store_io *io, int rc)
         ctx->state = CTX_HELD;
         return;
     }
+    if (!seal_generation_live(ctx->replica, ctx->generation)) { /* again, in the one that it left its content to */
+        ctx->state = CTX_HELD;
+        heal_run(ctx);
+        return;
+    }
     ctx->started = true;
     write_send(ctx, false);
 }

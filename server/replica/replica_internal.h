@@ -430,6 +430,7 @@ void takeover_active_flush(struct env_task *task);
 int seal_admit(struct op_ctx *ctx, const struct map_volume *v); /* 0; -ESTALE: too old a stamp; -EINPROGRESS: waits */
 bool seal_waits(const struct op_ctx *ctx);                      /* for writes of the generation before in its chunks */
 int seal_read_generation(struct op_ctx *ctx, const struct map_volume *v);
+bool seal_generation_live(const struct replica *rep, uint32_t generation);
 void seal_drained_task(struct env_task *task);
 void seal_refresh(struct replica *rep);
 void seal_serve(struct replica *rep);

@@ -138,17 +138,6 @@ static bool differs(const struct sync_chunk *c, uint32_t i)
     return a->state != b->state || a->crc32c != b->crc32c || a->crc64 != b->crc64;
 }
 
-/* What was read in a generation that was deleted meanwhile may be older, or nothing (a clone that was flattened): a copy there would
- * become what later generations read on the member. */
-static bool still_live(const struct sync_chunk *c)
-{
-    chunk_assert(c);
-    const struct map_volume *v = replica_volume(c->sync->replica);
-    uint32_t generation = c->ctx->generation;
-    return v &&
-           (generation == v->generation || (generation < v->generation && map_live_heir(v, generation) == generation));
-}
-
 static void run_read(struct store_io *io, int rc)
 {
     assert(rc <= 0);
@@ -161,7 +150,7 @@ static void run_read(struct store_io *io, int rc)
         repair_start(ctx);
         return;
     }
-    if (rc == 0 && !still_live(c))
+    if (rc == 0 && !seal_generation_live(ctx->replica, ctx->generation))
         rc = -EAGAIN; /* listed again */
     if (rc != 0) {
         chunk_finish(c, rc);
@@ -258,7 +247,7 @@ static void digests_in(struct sync_chunk *c)
         chunk_free_if_quiet(c);
         return;
     }
-    if (c->rc == 0 && !still_live(c))
+    if (c->rc == 0 && !seal_generation_live(c->ctx->replica, c->ctx->generation))
         c->rc = -EAGAIN; /* listed again */
     if (c->rc != 0) {
         chunk_finish(c, c->rc);

@@ -127,6 +127,16 @@ int seal_read_generation(struct op_ctx *ctx, const struct map_volume *v)
     return snap && snap->state == MAP_SNAP_COMPLETE ? 0 : -ENOENT;
 }
 
+/* What was read in a generation that was deleted meanwhile may be older, or nothing (a clone that was flattened): a copy there would
+ * become what later generations read on a member. So whoever copies asks when the read has ended. */
+bool seal_generation_live(const struct replica *rep, uint32_t generation)
+{
+    replica_assert(rep);
+    const struct map_volume *v = replica_volume(rep);
+    /* No volume: all of it goes. A later generation: this node's map is behind. */
+    return !v || generation >= v->generation || map_live_heir(v, generation) == generation;
+}
+
 /* Writes that waited for the older ones begin, in their order. */
 static void start_held(struct replica *rep)
 {
