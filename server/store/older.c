@@ -123,6 +123,20 @@ void older_unpin(struct older *older)
     older->pins--;
 }
 
+void older_put_sums(const struct store_shard *shard, uint32_t index)
+{
+    struct store *store = shard->store;
+    for (struct older *older = first_of(shard, index); older; older = older->next) {
+        const struct sums *sums = older->chunk.sums;
+        if (!sums || !sums->loaded || !sums->dirty)
+            continue;
+        struct kv_write *write = small_put_create(store);
+        chunk_put_sums(&older->chunk, &write->batch);
+        assert(!sums->dirty);
+        small_put_submit(write);
+    }
+}
+
 /* --- fetching --- */
 
 static int lookup_step(struct lookup *lookup);

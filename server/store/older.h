@@ -61,6 +61,8 @@ void older_unpin(struct older *older);
 struct older *older_insert(struct store_shard *shard, uint32_t index, const struct record_map *map);
 bool older_busy(const struct store_shard *shard, uint32_t index);                  /* being used or fetched */
 void older_forget(struct store_shard *shard, uint32_t index, uint32_t generation); /* the record goes; not busy */
+/* Those that verification adopted: put before anything says that the records are verified. */
+void older_put_sums(const struct store_shard *shard, uint32_t index);
 bool older_shard_busy(const struct store_shard *shard);
 void older_forget_shard(struct store_shard *shard); /* nothing of it is busy */
 

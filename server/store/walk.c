@@ -9,6 +9,7 @@
  * Failure: a read that fails is counted and passed over.
  */
 #include "server/store/background.h"
+#include "server/store/older.h"
 
 #include <errno.h>
 #include <string.h>
@@ -133,6 +134,7 @@ static void verify_step(struct env_timer *timer)
             walker->unit = 0;
             continue;
         }
+        older_put_sums(mark->shard, index);
         mark->suspect &= (uint16_t) ~(1u << bit);
         walker->started = false;
         assert(!(mark->suspect >> bit & 1));

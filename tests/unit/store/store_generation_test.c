@@ -332,6 +332,38 @@ static void suspect_checksums_are_verified_in_every_record_that_has_them(void **
     }
 }
 
+/* Verified in the older record, the checksums were in memory only when nothing was suspect any more: the next unclean stop looked at
+ * the two newest records, and reading the older one reported damage. */
+static void verified_checksums_of_an_older_record_outlive_the_next_unclean_stop(void **state)
+{
+    (void)state;
+    struct fixture f;
+    start(&f, 49);
+    assert_int_equal(fixture_write(&f, 0, MIB, 1), 0);
+    assert_int_equal(fixture_flush(&f), 0);
+    assert_int_equal(fixture_write(&f, 8192, 8192, 2), 0); /* checksums in memory only */
+    fixture_crash(&f, /* power= */ false);
+    fixture_open_shard(&f);
+    f.generation = 1;
+    assert_int_equal(fixture_write(&f, 409600, 4096, 3), 0);
+    assert_true(store_shard_suspect(f.shard)); /* it was not verified meanwhile */
+    fixture_run(&f, ENV_MS(2000));
+    assert_false(store_shard_suspect(f.shard));
+    assert_int_equal(fixture_stats(&f).blocks_adopted, 4);
+    for (f.generation = 2; f.generation < 4; f.generation++)
+        assert_int_equal(fixture_write(&f, 409600, 4096, 4), 0);
+    f.generation = 3;
+    assert_int_equal(fixture_stats(&f).records_switched, 3);
+    fixture_crash(&f, /* power= */ false);
+    fixture_open_shard(&f);
+    fixture_run(&f, ENV_MS(2000));
+    assert_false(store_shard_suspect(f.shard));
+    assert_true(holds_at(&f, 0, 8192, 8192, 2));
+    assert_true(holds_at(&f, 1, 8192, 8192, 2));
+    assert_int_equal(f.damaged_count, 0);
+    fixture_destroy(&f);
+}
+
 static void digested(struct store_digest *req, int rc)
 {
     struct digest_wait *wait = req->owner;
@@ -554,6 +586,7 @@ int main(void)
         cmocka_unit_test(unflushed_blocks_are_merged_when_their_unit_is_redirected),
         cmocka_unit_test(trim_after_a_snapshot_leaves_the_snapshot_alone),
         cmocka_unit_test(suspect_checksums_are_verified_in_every_record_that_has_them),
+        cmocka_unit_test(verified_checksums_of_an_older_record_outlive_the_next_unclean_stop),
         cmocka_unit_test(digest_is_recomputed_from_the_drive),
         cmocka_unit_test(scrub_finds_rot_without_being_asked),
         cmocka_unit_test(an_outdated_list_removes_nothing),
